@@ -1,0 +1,42 @@
+"""What can go wrong in the gateway.
+
+GatewayError
+├── BadSettings        the owner's: a setting is wrong; names the key; exit code 78
+├── Revoked            the manager's: this host may not come back; exit code 77
+├── NotWelcome         the manager's: refused for now; try again every 5 minutes
+├── CannotRun          the task's: refused with a stable reason; nothing was spawned
+└── KeeperLost         the world's: the keeper of an attempt is gone
+"""
+
+
+class GatewayError(Exception):
+    """Base of everything the gateway raises on purpose."""
+
+
+class BadSettings(GatewayError):
+    """A setting is wrong."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+
+
+class Revoked(GatewayError):
+    """The manager says that this host's credential is revoked for good."""
+
+
+class NotWelcome(GatewayError):
+    """The manager refuses this gateway: bad token, wrong host id, or a protocol it cannot speak."""
+
+
+class CannotRun(GatewayError):
+    """This host will not run the task. `reason` is one of shared_types.tasks.Reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class KeeperLost(GatewayError):
+    """The keeper of an attempt ended without an exit record."""

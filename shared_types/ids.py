@@ -1,0 +1,19 @@
+"""Names for things: a prefix that says what it is, and a ULID that sorts by time of birth.
+
+ULID: https://github.com/ulid/spec (48 bits of milliseconds, 80 bits of chance, Crockford's base 32), in
+lower case. Time and chance come in as arguments, so equal arguments give equal names.
+
+>>> new_id("task", 1_700_000_000_000, bytes(10))
+'task_01hf7yat000000000000000000'
+"""
+
+from typing import Final
+
+ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+RANDOM_BYTES: Final = 10
+
+
+def new_id(prefix: str, now_ms: int, random: bytes) -> str:
+    """A name of 26 characters behind `prefix_`; `random` is RANDOM_BYTES of chance."""
+    number = (now_ms << 80) | int.from_bytes(random[:RANDOM_BYTES], "big")
+    return prefix + "_" + "".join(ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,231 @@
+"""The link: what gateway and manager say to each other, one frozen struct per message.
+
+The *base dialect* is the fields without a default here, and those marked base; gateways written by others speak
+it. Everything with `attempt`, `seq` or `uid` belongs to the *full dialect* (`protocol: 2`), agreed in
+`register`/`registered`. Fields at their default are left out on the wire. See docs/protocol.md.
+"""
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from shared_types.hosts import AgentInfo, EffectiveConfig, HostCapabilities, Vitals
+from shared_types.tasks import TaskRequest, TaskResult
+
+PROTOCOL: Final = 2  # what we speak; a peer without `protocol` speaks 1, the base dialect
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", rename="camel", kw_only=True, omit_defaults=True):
+    """Base of every message. `type` on the wire is the class's tag."""
+
+
+class RunningAttempt(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """An attempt a gateway still knows. `seq` is its newest journal record; `state` running | exited | dead."""
+
+    task_id: str
+    attempt: int
+    uid: str
+    seq: int
+    state: str
+
+
+class Resume(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """The manager's verdict on one reported attempt: go on after `acked_seq`, or stop it and forget it."""
+
+    task_id: str
+    attempt: int
+    acked_seq: int
+    verdict: str  # keep | stop
+    started: bool = True  # keep: false when `task:start` was not committed yet
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    """What a manager may ask a gateway to change; the host's own policy clamps it. Durations in ms."""
+
+    heartbeat_interval: int | None = None
+    task_timeout: int | None = None
+    max_retries: int | None = None
+    max_concurrent: int | None = None
+    labels: dict[str, str] | None = None
+    draining: bool | None = None
+
+
+# --- gateway -> manager ---------------------------------------------------------------------------
+
+
+class Register(Message, frozen=True, kw_only=True, tag="register"):
+    """The first message on a connection. `instance` is new at each start of the gateway process."""
+
+    host_id: str
+    capabilities: HostCapabilities
+    protocol: int = 1
+    version: str | None = None
+    boot_id: str | None = None
+    instance: str | None = None
+    agents: tuple[AgentInfo, ...] = ()
+    running: tuple[RunningAttempt, ...] = ()
+    config: EffectiveConfig | None = None
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
+    """A sign of life; `timestamp` is the gateway's clock when it was sent. Carries `config` after a change of it."""
+
+    timestamp: int
+    vitals: Vitals | None = None
+    config: EffectiveConfig | None = None
+
+
+class TaskAccepted(Message, frozen=True, kw_only=True, tag="task:accepted"):
+    """The host is ready to start this attempt and waits for `task:start`. Nothing was spawned."""
+
+    task_id: str
+    attempt: int
+
+
+class TaskRefused(Message, frozen=True, kw_only=True, tag="task:refused"):
+    """The host will not run this attempt; nothing was spawned. `reason` is a stable code."""
+
+    task_id: str
+    attempt: int
+    reason: str
+    details: str | None = None
+
+
+class TaskStarted(Message, frozen=True, kw_only=True, tag="task:started"):
+    """The agent runs. `session_id` is the agent's own session id; sent again when it is learned."""
+
+    task_id: str
+    session_id: str = ""
+    attempt: int | None = None
+    pid: int | None = None
+
+
+class TaskEvent(Message, frozen=True, kw_only=True, tag="task:event"):
+    """One event (base dialect)."""
+
+    task_id: str
+    event: msgspec.Raw
+    attempt: int | None = None
+    seq: int | None = None
+
+
+class TaskEvents(
+    Message,
+    frozen=True,
+    kw_only=True,
+    tag="task:events",
+    rename={"task_id": "taskId", "first": "from", "last": "to"},
+):
+    """All the events derived from journal records first..last of one attempt, committed together."""
+
+    task_id: str
+    attempt: int
+    first: int
+    last: int
+    events: tuple[msgspec.Raw, ...]
+
+
+class TaskCompleted(Message, frozen=True, kw_only=True, tag="task:completed"):
+    """The agent ended with evidence of success, and its process tree is gone. `seq` is the exit record."""
+
+    task_id: str
+    result: TaskResult
+    attempt: int | None = None
+    seq: int | None = None
+
+
+class TaskFailed(Message, frozen=True, kw_only=True, tag="task:failed"):
+    """The agent ended otherwise, and its process tree is gone. `error` is a sentence, `reason` a stable code."""
+
+    task_id: str
+    error: str
+    details: msgspec.Raw | None = None
+    attempt: int | None = None
+    seq: int | None = None
+    reason: str | None = None
+    result: TaskResult | None = None
+
+
+# --- manager -> gateway ---------------------------------------------------------------------------
+
+
+class Registered(Message, frozen=True, kw_only=True, tag="registered"):
+    """The answer to `register`. With `ok` false the manager says why and closes. `lease_ttl` in ms."""
+
+    ok: bool
+    error: str | None = None
+    code: str | None = None
+    protocol: int = 1
+    heartbeat_interval: int | None = None
+    resume: tuple[Resume, ...] = ()
+    config: GatewayConfig | None = None
+
+
+class Ping(Message, frozen=True, kw_only=True, tag="ping"):
+    """Answer with a heartbeat."""
+
+
+class TaskExecute(Message, frozen=True, kw_only=True, tag="task:execute"):
+    """Full dialect: prepare this attempt and answer accepted or refused. Base dialect: run it."""
+
+    task: TaskRequest
+    attempt: int | None = None
+    uid: str | None = None
+
+
+class TaskStart(Message, frozen=True, kw_only=True, tag="task:start"):
+    """Spawn the attempt that was accepted. The manager has committed that it may run."""
+
+    task_id: str
+    attempt: int
+
+
+class TaskAbort(Message, frozen=True, kw_only=True, tag="task:abort"):
+    """Stop the attempt: ask the agent, TERM, after `grace_ms` KILL, until its process tree is gone."""
+
+    task_id: str
+    attempt: int | None = None
+    reason: str | None = None
+    grace_ms: int | None = None
+
+
+class TaskInput(Message, frozen=True, kw_only=True, tag="task:input"):
+    """Text for the running agent. `input_id` makes a repeat harmless."""
+
+    task_id: str
+    content: str
+    input_id: str | None = None
+
+
+class TaskAck(Message, frozen=True, kw_only=True, tag="task:ack"):
+    """Everything of this attempt up to and including record `seq` is committed (cumulative)."""
+
+    task_id: str
+    attempt: int
+    seq: int
+
+
+class ConfigUpdate(Message, frozen=True, kw_only=True, tag="config:update"):
+    """Change the gateway's configuration; it answers with a heartbeat that carries the effective one."""
+
+    config: GatewayConfig
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """A message of a type that this side does not know: count it, log it once, go on."""
+
+    type: str
+
+
+FromGateway: TypeAlias = (
+    Register
+    | Heartbeat
+    | TaskAccepted
+    | TaskRefused
+    | TaskStarted
+    | TaskEvent
+    | TaskEvents
+    | TaskCompleted
+    | TaskFailed
+)
+FromManager: TypeAlias = Registered | Ping | TaskExecute | TaskStart | TaskAbort | TaskInput | TaskAck | ConfigUpdate

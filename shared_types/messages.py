@@ -126,16 +126,21 @@ class TaskEvents(
 
 
 class TaskCompleted(Message, frozen=True, kw_only=True, tag="task:completed"):
-    """The agent ended with evidence of success, and its process tree is gone. `seq` is the exit record."""
+    """The agent ended with evidence of success, and its process tree is gone. `seq` is the exit record: this
+    message is its only carrier, with the `events` derived from it; `task:events` end with the record before it.
+    """
 
     task_id: str
     result: TaskResult
     attempt: int | None = None
     seq: int | None = None
+    events: tuple[msgspec.Raw, ...] = ()
 
 
 class TaskFailed(Message, frozen=True, kw_only=True, tag="task:failed"):
-    """The agent ended otherwise, and its process tree is gone. `error` is a sentence, `reason` a stable code."""
+    """The agent ended otherwise, and its process tree is gone. `error` is a sentence, `reason` a stable code.
+    `seq` and `events` as in TaskCompleted.
+    """
 
     task_id: str
     error: str
@@ -144,6 +149,7 @@ class TaskFailed(Message, frozen=True, kw_only=True, tag="task:failed"):
     seq: int | None = None
     reason: str | None = None
     result: TaskResult | None = None
+    events: tuple[msgspec.Raw, ...] = ()
 
 
 # --- manager -> gateway ---------------------------------------------------------------------------

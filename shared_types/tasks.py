@@ -126,13 +126,14 @@ class TaskRequest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omi
 
 
 class TaskResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
-    """`output` is the final answer or its tail; `duration` in ms."""
+    """`output` is the final answer, or its tail when `output_truncated`; `duration` in ms."""
 
     success: bool
     exit_code: int | None = None
     output: str | None = None
     duration: int | None = None
     files_changed: tuple[str, ...] | None = None
+    output_truncated: bool = False
 
 
 class Task(msgspec.Struct, frozen=True, rename="camel", kw_only=True):

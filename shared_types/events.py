@@ -13,7 +13,7 @@ The manager never decodes the body of an event that it only stores and forwards 
     approval     what is asked       id, tool, input, decision (allow|deny), mode, reason: answered at once
     input        the text            inputId, state (taken)
     diff         the unified diff    -
-    usage        -                   inputTokens, outputTokens, cachedTokens?, costUsd?, model?   (of the attempt so far)
+    usage        -                   inputTokens, outputTokens, cachedTokens?, costUsd?, model?  (of the attempt so far)
     error        one sentence        code, retryable: bool, fatal: bool
     status       why, for people     status, reason?, hostId?, attempt?, ...: the manager's own
     question     what is asked       id, choices

@@ -168,6 +168,33 @@ class ResumeFrame(Answer, frozen=True, kw_only=True):
     task: Task | None = None
 
 
+class FleetEvent(Answer, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the fleet stream: `task.status`, `host.online`, `host.offline` or `host.changed`."""
+
+    type: str
+    timestamp: int
+    id: int
+    task_id: str | None = None
+    session_id: str | None = None
+    status: TaskState | None = None
+    reason: str | None = None
+    attempt: int | None = None
+    rv: int | None = None
+    host_id: str | None = None
+    host: HostStatus | None = None
+
+
+class FleetPage(Answer, frozen=True, kw_only=True):
+    """A page of the fleet stream, for those who do not stream; otherwise as `EventPage`."""
+
+    items: tuple[FleetEvent, ...]
+    epoch: str
+    verdict: str  # ok | gap
+    first_id: int
+    latest_id: int
+    has_more: bool
+
+
 class FleetSnapshot(Answer, frozen=True, kw_only=True):
     """`event: snapshot`, the first thing on the fleet stream after a gap or a fresh start."""
 
@@ -266,6 +293,7 @@ class StreamRef(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     task_id: Id | None = None
     session_id: Id | None = None
     fleet: bool = False
+    after: Annotated[int, msgspec.Meta(ge=0)] | None = None  # default: what this socket has synced, else the newest
     text: bool = False  # also send the plain-text view (agent:stream, agent:response, agent:status)
 
 

@@ -1,6 +1,7 @@
 """Bytes to messages and back. The only place that knows the wire is JSON.
 
 A known type with a wrong body is `Malformed`; a type we never heard of is `Unknown` and harmless.
+Bytes are taken for UTF-8, as a text frame is by the time it arrives here: fields we skip are not looked at.
 """
 
 from typing import Final, get_args
@@ -31,7 +32,7 @@ class Malformed(ValueError):
 def _judge(data: bytes | str, known: frozenset[object], error: msgspec.MsgspecError) -> Unknown:
     try:
         kind = _head.decode(data).type
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Malformed(str(error)) from error
     if kind in known:
         raise Malformed(f"{kind}: {error}") from error
@@ -46,6 +47,8 @@ def decode_from_gateway(data: bytes | str) -> FromGateway | Unknown:
         return _judge(data, _GATEWAY_TYPES, error)
     except UnicodeDecodeError as error:
         raise Malformed(f"not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise Malformed("nested too deeply") from error
 
 
 def decode_from_manager(data: bytes | str) -> FromManager | Unknown:
@@ -56,3 +59,5 @@ def decode_from_manager(data: bytes | str) -> FromManager | Unknown:
         return _judge(data, _MANAGER_TYPES, error)
     except UnicodeDecodeError as error:
         raise Malformed(f"not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise Malformed("nested too deeply") from error

@@ -20,6 +20,10 @@ AGENT_ALIASES: Final = {
 AgentName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 HostId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 
+# Whole numbers that every reader of JSON holds exactly, and every database too.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**53) + 1, le=2**53 - 1)]
+
 
 def canonical_agent(name: str) -> str:
     """The one name we answer with.
@@ -69,9 +73,9 @@ class Vitals(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 class EffectiveConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     """What a gateway really does after it clamped `config:update` by the host's own policy."""
 
-    heartbeat_interval: int  # ms
-    task_timeout: int  # ms, the longest a task may run here
-    max_concurrent: int
+    heartbeat_interval: Count  # ms
+    task_timeout: Count  # ms, the longest a task may run here
+    max_concurrent: Count
     labels: dict[str, str] = {}
     draining: bool = False
 

@@ -5,11 +5,11 @@ it. Everything with `attempt`, `seq` or `uid` belongs to the *full dialect* (`pr
 `register`/`registered`. Fields at their default are left out on the wire. See docs/protocol.md.
 """
 
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from shared_types.hosts import AgentInfo, EffectiveConfig, HostCapabilities, Vitals
+from shared_types.hosts import AgentInfo, Count, EffectiveConfig, HostCapabilities, Vitals
 from shared_types.tasks import TaskRequest, TaskResult
 
 PROTOCOL: Final = 2  # what we speak; a peer without `protocol` speaks 1, the base dialect
@@ -23,9 +23,9 @@ class RunningAttempt(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """An attempt a gateway still knows. `seq` is its newest journal record; `state` running | exited | dead."""
 
     task_id: str
-    attempt: int
+    attempt: Count
     uid: str
-    seq: int
+    seq: Count
     state: str
 
 
@@ -33,8 +33,8 @@ class Resume(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """The manager's verdict on one reported attempt: go on after `acked_seq`, or stop it and forget it."""
 
     task_id: str
-    attempt: int
-    acked_seq: int
+    attempt: Count
+    acked_seq: Count
     verdict: str  # keep | stop
     started: bool = True  # keep: false when `task:start` was not committed yet
 
@@ -42,10 +42,10 @@ class Resume(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 class GatewayConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     """What a manager may ask a gateway to change; the host's own policy clamps it. Durations in ms."""
 
-    heartbeat_interval: int | None = None
-    task_timeout: int | None = None
-    max_retries: int | None = None
-    max_concurrent: int | None = None
+    heartbeat_interval: Count | None = None
+    task_timeout: Count | None = None
+    max_retries: Count | None = None
+    max_concurrent: Count | None = None
     labels: dict[str, str] | None = None
     draining: bool | None = None
 
@@ -58,7 +58,7 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
 
     host_id: str
     capabilities: HostCapabilities
-    protocol: int = 1
+    protocol: Count = 1
     version: str | None = None
     boot_id: str | None = None
     instance: str | None = None
@@ -70,7 +70,7 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     """A sign of life; `timestamp` is the gateway's clock when it was sent. Carries `config` after a change of it."""
 
-    timestamp: int
+    timestamp: Count
     vitals: Vitals | None = None
     config: EffectiveConfig | None = None
 
@@ -79,14 +79,14 @@ class TaskAccepted(Message, frozen=True, kw_only=True, tag="task:accepted"):
     """The host is ready to start this attempt and waits for `task:start`. Nothing was spawned."""
 
     task_id: str
-    attempt: int
+    attempt: Count
 
 
 class TaskRefused(Message, frozen=True, kw_only=True, tag="task:refused"):
     """The host will not run this attempt; nothing was spawned. `reason` is a stable code."""
 
     task_id: str
-    attempt: int
+    attempt: Count
     reason: str
     details: str | None = None
 
@@ -96,8 +96,8 @@ class TaskStarted(Message, frozen=True, kw_only=True, tag="task:started"):
 
     task_id: str
     session_id: str = ""
-    attempt: int | None = None
-    pid: int | None = None
+    attempt: Count | None = None
+    pid: Count | None = None
 
 
 class TaskEvent(Message, frozen=True, kw_only=True, tag="task:event"):
@@ -105,8 +105,8 @@ class TaskEvent(Message, frozen=True, kw_only=True, tag="task:event"):
 
     task_id: str
     event: msgspec.Raw
-    attempt: int | None = None
-    seq: int | None = None
+    attempt: Count | None = None
+    seq: Count | None = None
 
 
 class TaskEvents(
@@ -119,9 +119,9 @@ class TaskEvents(
     """All the events derived from journal records first..last of one attempt, committed together."""
 
     task_id: str
-    attempt: int
-    first: int
-    last: int
+    attempt: Count
+    first: Count
+    last: Count
     events: tuple[msgspec.Raw, ...]
 
 
@@ -132,8 +132,8 @@ class TaskCompleted(Message, frozen=True, kw_only=True, tag="task:completed"):
 
     task_id: str
     result: TaskResult
-    attempt: int | None = None
-    seq: int | None = None
+    attempt: Count | None = None
+    seq: Count | None = None
     events: tuple[msgspec.Raw, ...] = ()
 
 
@@ -144,9 +144,9 @@ class TaskFailed(Message, frozen=True, kw_only=True, tag="task:failed"):
 
     task_id: str
     error: str
-    details: msgspec.Raw | None = None
-    attempt: int | None = None
-    seq: int | None = None
+    details: Any = None
+    attempt: Count | None = None
+    seq: Count | None = None
     reason: str | None = None
     result: TaskResult | None = None
     events: tuple[msgspec.Raw, ...] = ()
@@ -161,8 +161,8 @@ class Registered(Message, frozen=True, kw_only=True, tag="registered"):
     ok: bool
     error: str | None = None
     code: str | None = None
-    protocol: int = 1
-    heartbeat_interval: int | None = None
+    protocol: Count = 1
+    heartbeat_interval: Count | None = None
     resume: tuple[Resume, ...] = ()
     config: GatewayConfig | None = None
 
@@ -175,7 +175,7 @@ class TaskExecute(Message, frozen=True, kw_only=True, tag="task:execute"):
     """Full dialect: prepare this attempt and answer accepted or refused. Base dialect: run it."""
 
     task: TaskRequest
-    attempt: int | None = None
+    attempt: Count | None = None
     uid: str | None = None
 
 
@@ -183,16 +183,16 @@ class TaskStart(Message, frozen=True, kw_only=True, tag="task:start"):
     """Spawn the attempt that was accepted. The manager has committed that it may run."""
 
     task_id: str
-    attempt: int
+    attempt: Count
 
 
 class TaskAbort(Message, frozen=True, kw_only=True, tag="task:abort"):
     """Stop the attempt: ask the agent, TERM, after `grace_ms` KILL, until its process tree is gone."""
 
     task_id: str
-    attempt: int | None = None
+    attempt: Count | None = None
     reason: str | None = None
-    grace_ms: int | None = None
+    grace_ms: Count | None = None
 
 
 class TaskInput(Message, frozen=True, kw_only=True, tag="task:input"):
@@ -207,8 +207,8 @@ class TaskAck(Message, frozen=True, kw_only=True, tag="task:ack"):
     """Everything of this attempt up to and including record `seq` is committed (cumulative)."""
 
     task_id: str
-    attempt: int
-    seq: int
+    attempt: Count
+    seq: Count
 
 
 class ConfigUpdate(Message, frozen=True, kw_only=True, tag="config:update"):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from shared_types.hosts import AgentName
+from shared_types.hosts import AgentName, Count, Whole
 
 MAX_PROMPT_BYTES: Final = 256 * 1024
 
@@ -129,9 +129,9 @@ class TaskResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit
     """`output` is the final answer, or its tail when `output_truncated`; `duration` in ms."""
 
     success: bool
-    exit_code: int | None = None
+    exit_code: Whole | None = None
     output: str | None = None
-    duration: int | None = None
+    duration: Count | None = None
     files_changed: tuple[str, ...] | None = None
     output_truncated: bool = False
 

@@ -3,15 +3,14 @@
 Store: the truth, one transaction a call. Bus: "something changed", never the truth. Clock: what time it is.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from enum import Enum, auto
 from typing import Protocol
 
 import msgspec
 
 from manager.core.scheduling import Offer, Requirement
-from manager.core.tasks import Change, Record, Spec
+from manager.core.tasks import Change, Record, Spec, Verdict
 from shared_types.api import InputState, TokenInfo
 from shared_types.events import StoredEvent
 from shared_types.hosts import AgentInfo, HostCapabilities
@@ -64,15 +63,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     host_id: str
     generation: int
     events: tuple[StoredEvent, ...] = ()
-
-
-class Verdict(Enum):
-    TAKEN = auto()
-    AGAIN = auto()  # these records were taken before: nothing changed, confirm again
-    GAP = auto()  # records are missing before these: nothing changed
-    STALE = auto()  # not the current attempt, host or connection: nothing changed
-    ILLEGAL = auto()  # the cause cannot follow the state: nothing changed
-    UNKNOWN = auto()  # no such task
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,4 +277,19 @@ class Store(Protocol):
     async def marked(self, principal: str, device: str, session_id: str) -> int: ...
 
 
-__all__ = ["AsyncIterator", "Bus", "Clock", "Store", "Wakeups"]
+__all__ = [
+    "Bus",
+    "Claim",
+    "Clock",
+    "HostRow",
+    "LogBounds",
+    "NewTask",
+    "Page",
+    "Store",
+    "StoredInput",
+    "Taken",
+    "TaskQuery",
+    "Token",
+    "Verdict",
+    "Wakeups",
+]

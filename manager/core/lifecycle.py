@@ -51,6 +51,7 @@ TRANSITIONS: Final[Mapping[TaskState, Mapping[Cause, TaskState]]] = {
         C.TIMED_OUT: S.TIMEOUT,
         C.STOPPED: S.ABORTED,
         C.ABORT: S.STOPPING,
+        C.OVERDUE: S.STOPPING,  # accepted, told to start, and silent
         C.HOST_LOST: S.LOST,  # it was accepted: it may have started
     },
     S.RUNNING: {
@@ -73,6 +74,7 @@ TRANSITIONS: Final[Mapping[TaskState, Mapping[Cause, TaskState]]] = {
         C.TIMED_OUT: S.TIMEOUT,
         C.STOPPED: S.ABORTED,
         C.ABORT: S.STOPPING,  # said again, perhaps without grace
+        C.OVERDUE: S.STOPPING,  # the host was told and did not answer: it is told again
         C.HOST_LOST: S.LOST,  # we cannot say that its process tree is gone
     },
     S.COMPLETED: {},

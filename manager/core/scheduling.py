@@ -74,7 +74,7 @@ def assign(candidates: Sequence[Candidate], offers: Sequence[Offer]) -> list[Ass
     last = {offer.host_id: offer.last_assigned_at for offer in offers}
     open_offers = [offer for offer in offers if offer.used < offer.slots]
     chosen: list[Assignment] = []
-    turn = 0
+    newest = max(last.values(), default=0)
     for candidate in sorted(candidates, key=lambda c: c.rank):
         if not open_offers:
             break
@@ -92,8 +92,8 @@ def assign(candidates: Sequence[Candidate], offers: Sequence[Offer]) -> list[Ass
         )
         chosen.append(Assignment(task_id=candidate.task_id, host_id=best.host_id, generation=best.generation))
         used[best.host_id] += 1
-        turn += 1
-        last[best.host_id] = max(last.values()) + turn
+        newest += 1  # only the order counts: the store writes the time
+        last[best.host_id] = newest
         if used[best.host_id] >= best.slots:
             open_offers.remove(best)
     return chosen

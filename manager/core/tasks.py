@@ -5,14 +5,52 @@ transaction, writes what it returns, and so all stores agree. No clock, no datab
 
 Invariants: `status` moves only by `lifecycle.advance`; every change of status writes one `status` event; a live
 state has a `deadline_at` and a final one has none; a final state has a `reason` (a completed one: none needed).
+
+The overlay `disconnected_since` is no state: the host of a live attempt is out of reach since then. It begins with
+a Change of `reachable=False` and ends with `reachable=True`, or with any report of the host.
 """
 
-from typing import Any
+from enum import Enum, auto
+from typing import Any, Final
 
 import msgspec
 
-from manager.core.lifecycle import Cause
-from shared_types.tasks import LabelRules, PermissionMode, TaskResult, TaskState
+from manager.core.lifecycle import ON_A_HOST, Cause, IllegalTransition, advance
+from manager.core.scheduling import Requirement
+from shared_types.delivery import Heard, Inbox
+from shared_types.events import EventType
+from shared_types.tasks import FINAL, LabelRules, PermissionMode, Reason, Task, TaskResult, TaskState
+
+SHORT_PROMPT: Final = 1_000  # characters of a prompt in lists
+
+# Refusals that pass by themselves: the host is not remembered as one that will not run this task.
+PASSING: Final = frozenset({Reason.NO_FREE_SLOT, Reason.DRAINING, Reason.DISK_FULL})
+_TIMES: Final = frozenset({Reason.RUN_TIMEOUT, Reason.IDLE_TIMEOUT, Reason.START_TIMEOUT})
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long each live state may last before somebody must act; ms. docs/lifecycle.md says who."""
+
+    start: int = 120_000  # from accepted to started
+    longest_run: int = 7 * 24 * 3600_000  # a task without a timeout of its own
+    stop_grace: int = 10_000  # TERM to KILL
+    kill_budget: int = 15_000
+    margin: int = 5_000
+    stop_give_up: int = 15 * 60_000  # a connected host that never says that the agent is gone
+    host_ttl: int = 90_000  # silence that means death
+    host_grace: int = 15 * 60_000  # how long an agent may go on without the manager
+
+    @property
+    def settle(self) -> int:
+        """From KILL until the manager must have heard of it."""
+        return self.kill_budget + self.margin
+
+    @property
+    def lost_after(self) -> int:
+        return self.host_ttl + self.host_grace + self.settle
+
+
+DEFAULT_LIMITS: Final = Limits()
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,7 +87,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uid: str = ""  # names the current attempt beyond doubt
     accepted: bool = False  # `task:start` may have been sent: the attempt may have started
     heard: int = 0
-    reason: str | None = None
+    reason: str | None = None  # of its end; of the last refusal while it is queued again
     detail: str | None = None
     result: TaskResult | None = None
     agent_session_id: str | None = None
@@ -63,6 +101,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     excluded_hosts: tuple[str, ...] = ()
     first_event_id: int = 1
     last_event_id: int = 0
+    asked_at: int = 0  # created or retried: its time in the queue counts from here
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +111,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     three are current. A report with `span` (first, last) is taken only if `first` is the next record.
     The manager's own changes have `attempt` None and speak of the task as it stands.
     `events` are bodies of AgentEvents, one line of JSON each.
+    A claim also says `uid`, `accept_by`, and `accepted` for a host whose dialect has no acceptance.
+    `kill` on an abort: no grace.
     """
 
     task_id: str
@@ -86,3 +127,452 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     detail: str | None = None
     result: TaskResult | None = None
     agent_session_id: str | None = None
+    reachable: bool | None = None
+    kill: bool = False
+    uid: str = ""
+    accept_by: int | None = None
+    accepted: bool = False
+
+
+class Verdict(Enum):
+    TAKEN = auto()
+    AGAIN = auto()  # these records were taken before: nothing changed, confirm again
+    GAP = auto()  # records are missing before these: nothing changed
+    STALE = auto()  # not the current attempt, host or connection: nothing changed
+    ILLEGAL = auto()  # the cause cannot follow the state: nothing changed
+    UNKNOWN = auto()  # no such task
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """`record` as it stands now; `events` are the bodies to append, of which those in `own` (indexes) are the
+    manager's own. `shown` is true when people see another status or overlay than before.
+    """
+
+    verdict: Verdict
+    record: Record
+    events: tuple[bytes, ...] = ()
+    own: frozenset[int] = frozenset()
+    shown: bool = False
+
+
+_encode = msgspec.json.Encoder().encode
+_NONE_OWN: Final[frozenset[int]] = frozenset()
+
+
+def new(task_id: str, session_id: str, spec: Spec, *, latest: int) -> Applied:
+    """A task that was just asked for. `latest` is the newest event id of its session."""
+    record = Record(
+        id=task_id,
+        session_id=session_id,
+        status=TaskState.QUEUED,
+        updated_at=spec.created_at,
+        asked_at=spec.created_at,
+        deadline_at=spec.created_at + spec.queue_ttl,
+        first_event_id=latest + 1,
+        last_event_id=latest + 1,
+    )
+    body = _status_event(record, spec.created_at, "Waits for a host")
+    return Applied(Verdict.TAKEN, record, (body,), frozenset({0}), True)
+
+
+def requirement(spec: Spec, excluded: tuple[str, ...] = ()) -> Requirement:
+    """What a host must be to run it."""
+    return Requirement(
+        agent=spec.agent_type,
+        host=spec.pinned_host,
+        require=tuple(sorted(spec.labels.require.items())),
+        avoid=tuple(sorted(spec.labels.avoid.items())),
+        excluded=tuple(sorted(excluded)),
+    )
+
+
+def judge(record: Record, change: Change) -> Verdict:
+    """Whether the change speaks of the attempt as it stands, and of its next journal records.
+
+    A report said again after the end is AGAIN, so that its sender gets its confirmation and lets go.
+    """
+    if change.attempt is not None and change.attempt != record.attempt:
+        return Verdict.STALE
+    if change.host_id is not None and change.cause is not Cause.CLAIM and change.host_id != record.host_id:
+        return Verdict.STALE
+    if change.span is not None:
+        heard = Inbox(record.heard).judge(*change.span)
+        if heard is Heard.AGAIN:
+            return Verdict.AGAIN
+        if heard is Heard.GAP:
+            return Verdict.GAP if record.status in ON_A_HOST else Verdict.STALE
+    if (change.attempt is not None or change.reachable is not None) and record.status not in ON_A_HOST:
+        return Verdict.STALE
+    return Verdict.TAKEN
+
+
+def apply(
+    spec: Spec, record: Record, change: Change, *, latest: int | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Applied:
+    """What becomes of the task. `latest` is the newest event id of its session; without it, of the task.
+
+    The store has checked the generation. Nothing but TAKEN changes anything.
+    """
+    verdict = judge(record, change)
+    if verdict is not Verdict.TAKEN:
+        return Applied(verdict, record)
+    cause = _meant(record, change.cause)
+    try:
+        state = record.status if cause is None else advance(record.status, cause)
+    except IllegalTransition:
+        return Applied(Verdict.ILLEGAL, record)
+
+    latest = record.last_event_id if latest is None else latest
+    events: tuple[bytes, ...] = change.events
+    own = _NONE_OWN
+    shown = False
+    fields: dict[str, Any] = {}
+    if change.span is not None:
+        fields["heard"] = change.span[1]
+
+    # A report proves that its host is within reach.
+    reachable = True if change.attempt is not None else change.reachable
+    if reachable is not None and reachable is not (record.disconnected_since is None):
+        record = _reached(spec, record, change, reachable, limits)
+        events = (_status_event(record, change.now, _reach_sentence(record)), *events)
+        own = frozenset({0})
+        shown = True
+        fields["updated_at"] = change.now
+
+    if cause is not None:
+        fields |= _consequences(spec, record, change, cause, state, limits)
+        if state is not record.status:
+            fields["status"] = state
+            after = msgspec.structs.replace(record, **fields)
+            own |= {len(events)}
+            events = (*events, _status_event(after, change.now, _sentence(record, after, cause)))
+            shown = True
+
+    if not fields and not events:
+        return Applied(Verdict.TAKEN, record)
+    fields["rv"] = record.rv + 1
+    fields["updated_at"] = change.now
+    if events:
+        fields["last_event_id"] = latest + len(events)
+    return Applied(Verdict.TAKEN, msgspec.structs.replace(record, **fields), events, own, shown)
+
+
+def _meant(record: Record, cause: Cause | None) -> Cause | None:
+    """A run that was stopped because its time was over has timed out, whatever word its host has for that."""
+    stopped = (Cause.STOPPED, Cause.FAILED, Cause.REFUSED, Cause.NEVER_STARTED)
+    if record.status is TaskState.STOPPING and record.stop_reason in _TIMES and cause in stopped:
+        return Cause.TIMED_OUT
+    return cause
+
+
+def _consequences(
+    spec: Spec, record: Record, change: Change, cause: Cause, state: TaskState, limits: Limits
+) -> dict[str, Any]:
+    """The fields that this cause changes on the way to `state`, the status itself aside."""
+    if cause is Cause.CLAIM:
+        return _claimed(record, change, limits)
+    if cause is Cause.RETRY:
+        return _NOT_ON_A_HOST | {
+            "result": None,
+            "agent_session_id": None,
+            "reason": None,
+            "detail": None,
+            "ended_at": None,
+            "excluded_hosts": (),
+            "asked_at": change.now,
+            "deadline_at": change.now + spec.queue_ttl,
+        }
+    if state is TaskState.QUEUED:
+        return _NOT_ON_A_HOST | {
+            "reason": change.reason,
+            "detail": change.detail,
+            "excluded_hosts": _excluded(record, change, cause),
+            "deadline_at": record.asked_at + spec.queue_ttl,
+        }
+    if state in FINAL:
+        return _ended(record, change, cause, state)
+    if cause in (Cause.ABORT, Cause.OVERDUE):
+        return _told_to_stop(record, change, cause, limits)
+    fields: dict[str, Any] = {}
+    if cause is Cause.ACCEPTED and state is TaskState.ASSIGNED and not record.accepted:
+        fields["accepted"] = True
+        fields["deadline_at"] = change.now + limits.start
+    if cause is Cause.STARTED:
+        if record.started_at is None:
+            fields["started_at"] = change.now
+            fields["accepted"] = True
+            if state is TaskState.RUNNING:
+                fields["deadline_at"] = _run_until(spec, change.now, limits)
+        if change.agent_session_id and change.agent_session_id != record.agent_session_id:
+            fields["agent_session_id"] = change.agent_session_id
+    return fields
+
+
+_NOT_ON_A_HOST: Final[dict[str, Any]] = {
+    "host_id": None,
+    "uid": "",
+    "accepted": False,
+    "heard": 0,
+    "disconnected_since": None,
+    "stop_requested_at": None,
+    "stop_reason": None,
+    "assigned_at": None,
+    "started_at": None,
+}
+
+
+def _claimed(record: Record, change: Change, limits: Limits) -> dict[str, Any]:
+    return {
+        "host_id": change.host_id,
+        "attempt": record.attempt + 1,
+        "uid": change.uid,
+        "accepted": change.accepted,
+        "heard": 0,
+        "reason": None,
+        "detail": None,
+        "assigned_at": change.now,
+        "deadline_at": change.now + limits.start if change.accepted or change.accept_by is None else change.accept_by,
+    }
+
+
+def _excluded(record: Record, change: Change, cause: Cause) -> tuple[str, ...]:
+    """Silence and a passing lack of room are no refusal of this task."""
+    host = record.host_id
+    if cause is not Cause.REFUSED or change.reason in PASSING or host is None or host in record.excluded_hosts:
+        return record.excluded_hosts
+    return (*record.excluded_hosts, host)
+
+
+def _told_to_stop(record: Record, change: Change, cause: Cause, limits: Limits) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if record.stop_requested_at is None:
+        default = Reason.ABORTED_BY_USER if cause is Cause.ABORT else Reason.RUN_TIMEOUT
+        fields["stop_requested_at"] = change.now
+        fields["stop_reason"] = change.reason or default
+        fields["detail"] = change.detail
+    if record.disconnected_since is None:
+        fields["deadline_at"] = change.now + limits.settle + (0 if change.kill else limits.stop_grace)
+    return fields
+
+
+_REASONS: Final = {
+    Cause.FAILED: Reason.AGENT_ERROR,
+    Cause.TIMED_OUT: Reason.RUN_TIMEOUT,
+    Cause.STOPPED: Reason.ABORTED_BY_USER,
+    Cause.ABORT: Reason.ABORTED_BY_USER,
+    Cause.REFUSED: Reason.ABORTED_BY_USER,
+    Cause.NEVER_STARTED: Reason.ABORTED_BY_USER,
+    Cause.HOST_LOST: Reason.HOST_LOST,
+    Cause.EXPIRE: Reason.QUEUE_EXPIRED,
+    Cause.GIVE_UP: Reason.REFUSED_EVERYWHERE,
+}
+
+
+def _ended(record: Record, change: Change, cause: Cause, state: TaskState) -> dict[str, Any]:
+    reason: str | None
+    if state is TaskState.COMPLETED:
+        reason = None
+    elif state is TaskState.ABORTED and record.stop_reason is not None:
+        reason = record.stop_reason  # it ended because somebody wished so, whatever broke on the way down
+    elif state is TaskState.TIMEOUT:
+        told = record.stop_reason if record.stop_reason in _TIMES else None
+        reason = change.reason if change.reason in _TIMES else told or Reason.RUN_TIMEOUT
+    else:
+        reason = change.reason or _REASONS[cause]
+    return {
+        "reason": reason,
+        "detail": None if state is TaskState.COMPLETED else change.detail or record.detail,
+        "result": change.result,
+        "agent_session_id": change.agent_session_id or record.agent_session_id,
+        "disconnected_since": None,
+        "ended_at": change.now,
+        "deadline_at": None,
+    }
+
+
+def _run_until(spec: Spec, started_at: int, limits: Limits) -> int:
+    return started_at + (spec.timeout or limits.longest_run) + limits.settle
+
+
+def _reached(spec: Spec, record: Record, change: Change, reachable: bool, limits: Limits) -> Record:
+    """The record with the overlay put on or taken off, and the deadline that belongs to it."""
+    now = change.now
+    if not reachable:
+        return msgspec.structs.replace(record, disconnected_since=now, deadline_at=now + limits.lost_after)
+    if record.status is TaskState.STOPPING:
+        until = now + limits.stop_grace + limits.settle
+    elif record.started_at is not None:
+        # It may have ended while nobody could hear it: time to say so before it counts as overdue.
+        until = max(_run_until(spec, record.started_at, limits), now + limits.settle)
+    else:
+        until = now + limits.start
+    return msgspec.structs.replace(record, disconnected_since=None, deadline_at=until)
+
+
+# --- what the manager decides by itself ---------------------------------------------------------------
+
+
+def overdue(record: Record, now: int, limits: Limits = DEFAULT_LIMITS) -> Change | None:
+    """What to do about a task whose deadline has passed. Applied, it always leaves a later deadline or none.
+
+    After a change to STOPPING, and after OVERDUE on a stopping task, the host is to be told (again).
+    """
+    if record.deadline_at is None or now < record.deadline_at:
+        return None
+
+    def change(cause: Cause, reason: Reason, detail: str) -> Change:
+        # With the host, so that it changes nothing if the task went elsewhere in the meantime.
+        host_id = None if record.status is TaskState.QUEUED else record.host_id
+        return Change(task_id=record.id, now=now, cause=cause, host_id=host_id, reason=reason, detail=detail)
+
+    if record.status is TaskState.QUEUED:
+        return change(Cause.EXPIRE, Reason.QUEUE_EXPIRED, "No host could take it before its time in the queue was over")
+    if not record.accepted:
+        detail = f"Host {record.host_id} did not get ready for it in time"
+        return change(Cause.NEVER_STARTED, Reason.START_TIMEOUT, detail)
+    if record.disconnected_since is not None:
+        return change(Cause.HOST_LOST, Reason.HOST_LOST, f"Host {record.host_id} did not come back in time")
+    if record.status is TaskState.STOPPING:
+        asked = record.stop_requested_at or now
+        if now >= asked + limits.stop_give_up:
+            detail = f"Host {record.host_id} is connected but never said that the agent ended"
+            return change(Cause.HOST_LOST, Reason.HOST_LOST, detail)
+        return change(Cause.OVERDUE, Reason.RUN_TIMEOUT, "")
+    if record.status is TaskState.ASSIGNED:
+        detail = f"Host {record.host_id} did not say in time that the agent runs"
+        return change(Cause.OVERDUE, Reason.START_TIMEOUT, detail)
+    return change(Cause.OVERDUE, Reason.RUN_TIMEOUT, "It ran longer than it may")
+
+
+def host_gone(record: Record, now: int) -> Change:
+    """What it means for a task that the connection of its host ended: an attempt that was not accepted has not
+    started (`task:start` was never said) and may go elsewhere at once; any other may go on out of our sight.
+    """
+    if record.accepted:
+        return Change(task_id=record.id, now=now, host_id=record.host_id, reachable=False)
+    detail = f"Host {record.host_id} went away before it was ready"
+    return Change(task_id=record.id, now=now, host_id=record.host_id, cause=Cause.NEVER_STARTED, detail=detail)
+
+
+def given_up(record: Record, now: int) -> Change:
+    """No known host is left that has not refused it."""
+    last = record.detail or record.reason or "no reason given"
+    detail = f"Every host that could run it refused ({', '.join(record.excluded_hosts)}); the last said: {last}"
+    return Change(
+        task_id=record.id, now=now, cause=Cause.GIVE_UP, reason=Reason.REFUSED_EVERYWHERE, detail=detail
+    )
+
+
+# --- what people see ----------------------------------------------------------------------------------
+
+
+class _StatusData(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    status: TaskState
+    reason: str | None = None
+    host_id: str | None = None
+    attempt: int = 0
+    disconnected: bool | msgspec.UnsetType = msgspec.UNSET
+    result: TaskResult | None = None
+
+
+class _StatusEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """AgentEvent with typed data."""
+
+    type: str
+    timestamp: int
+    content: str
+    data: _StatusData
+
+
+def _status_event(record: Record, now: int, sentence: str) -> bytes:
+    live_host = record.status in ON_A_HOST
+    return _encode(
+        _StatusEvent(
+            type=EventType.STATUS.value,
+            timestamp=now,
+            content=sentence.rstrip(". ") + ".",
+            data=_StatusData(
+                status=record.status,
+                reason=record.reason or (record.stop_reason if live_host else None),
+                host_id=record.host_id,
+                attempt=record.attempt,
+                disconnected=record.disconnected_since is not None if live_host else msgspec.UNSET,
+                result=record.result,
+            ),
+        )
+    )
+
+
+def _reach_sentence(record: Record) -> str:
+    if record.disconnected_since is None:
+        return f"Host {record.host_id} is within reach again"
+    return f"Host {record.host_id} is out of reach; the agent may go on there"
+
+
+def _sentence(before: Record, after: Record, cause: Cause) -> str:
+    """Why, for people."""
+    host = before.host_id or after.host_id
+    why = (after.detail or after.reason or "no reason given").rstrip(". ")
+    match after.status:
+        case TaskState.QUEUED:
+            match cause:
+                case Cause.REFUSED:
+                    return f"Host {host} refused it ({why}); waits for a host"
+                case Cause.NEVER_STARTED:
+                    return f"Host {host} did not start it ({why}); waits for a host"
+                case _:
+                    return "Another attempt is asked for; waits for a host"
+        case TaskState.ASSIGNED:
+            return f"Given to host {host} as attempt {after.attempt}"
+        case TaskState.RUNNING:
+            return f"Runs on host {host}"
+        case TaskState.STOPPING:
+            return f"Told to stop ({after.detail or after.stop_reason})"
+        case TaskState.COMPLETED:
+            return "Completed"
+        case state:
+            return f"{state.value.capitalize()}: {why}"
+
+
+def show(spec: Spec, record: Record, *, full_prompt: bool) -> Task:
+    """The task as the API shows it. Values of its environment stay hidden."""
+    return Task(
+        id=record.id,
+        session_id=record.session_id,
+        status=record.status,
+        prompt=spec.prompt if full_prompt else spec.prompt[:SHORT_PROMPT],
+        agent_type=spec.agent_type,
+        created_at=spec.created_at,
+        updated_at=record.updated_at,
+        rv=record.rv,
+        priority=spec.priority,
+        cwd=spec.cwd,
+        model=spec.model,
+        env=dict.fromkeys(spec.env, "***"),
+        timeout=spec.timeout,
+        idle_timeout=spec.idle_timeout,
+        queue_ttl=spec.queue_ttl,
+        permission_mode=spec.permission_mode,
+        metadata=spec.metadata,
+        pinned_host=spec.pinned_host,
+        labels=spec.labels,
+        host_id=record.host_id,
+        attempt=record.attempt,
+        reason=record.reason,
+        detail=record.detail,
+        result=record.result,
+        agent_session_id=record.agent_session_id,
+        disconnected_since=record.disconnected_since,
+        stop_requested_at=record.stop_requested_at,
+        assigned_at=record.assigned_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        deadline_at=record.deadline_at,
+        excluded_hosts=record.excluded_hosts,
+        actor=spec.actor,
+        trace_id=spec.trace_id,
+        first_event_id=record.first_event_id,
+        last_event_id=record.last_event_id,
+    )
+
+

@@ -13,7 +13,7 @@ from manager.core.scheduling import Offer, Requirement
 from manager.core.tasks import Change, Record, Spec, Verdict
 from shared_types.api import InputState, TokenInfo
 from shared_types.events import StoredEvent
-from shared_types.hosts import AgentInfo, HostCapabilities
+from shared_types.hosts import AgentInfo, HostCapabilities, HostStatus
 from shared_types.tasks import Task, TaskState
 
 
@@ -73,6 +73,23 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     record: Record | None = None
     status_changed: bool = False
     events: tuple[StoredEvent, ...] = ()
+
+
+class Announcements(Protocol):
+    """Tells whoever waits what was just committed. Everybody who changes the store calls it, after the commit.
+
+    Plain calls that never wait; losing one costs a delay and nothing else.
+    """
+
+    def queued(self, task: Task) -> None: ...
+
+    def claimed(self, claims: Sequence[Claim]) -> None: ...
+
+    def taken(self, taken: Sequence[Taken]) -> None: ...
+
+    def host(self, status: HostStatus, kind: str = "host.changed") -> None:
+        """`kind` is `host.online`, `host.offline` or `host.changed`."""
+        ...
 
 
 class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):

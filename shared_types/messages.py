@@ -156,7 +156,7 @@ class TaskFailed(Message, frozen=True, kw_only=True, tag="task:failed"):
 
 
 class Registered(Message, frozen=True, kw_only=True, tag="registered"):
-    """The answer to `register`. With `ok` false the manager says why and closes. `lease_ttl` in ms."""
+    """The answer to `register`. With `ok` false the manager says why and closes. Durations in ms."""
 
     ok: bool
     error: str | None = None

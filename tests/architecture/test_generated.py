@@ -1,0 +1,79 @@
+"""What is made from the code is current, and is what it says it is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_generated_documents_are_current():
+    stale = [str(path.relative_to(ROOT)) for path, text in generate.files().items() if path.read_text() != text]
+
+    assert stale == [], "run ./dev schema"
+
+
+def test_nothing_else_lies_beside_the_generated_schemas():
+    assert set((ROOT / "docs" / "schema").iterdir()) <= set(generate.files())
+
+
+@pytest.mark.parametrize("package", ["manager", "gateway"])
+def test_the_settings_page_has_a_row_for_every_setting(package: str):
+    rows = generate.settings_table(package).splitlines()[2:]
+
+    assert len(rows) > 5
+    for row in rows:
+        _, name, _, text, _ = row.split("|")
+        assert name.strip(" `").isupper()
+        assert len(text.split()) > 2, f"{name} needs a sentence"
+
+
+def typescript_compiler() -> Path:
+    named = os.environ.get("FLEETGATE_TYPESCRIPT_DIR")
+    if not named:
+        asked = subprocess.run([sys.executable, ROOT / "dev", "where"], capture_output=True, text=True, check=True)
+        named = json.loads(asked.stdout)["typescript"]
+    compiler = Path(named) / "node_modules" / "typescript" / "bin" / "tsc"
+    assert compiler.exists(), "run ./dev install"
+    return compiler
+
+
+USE = """
+import type {{ {names} }} from "./fleetgate";
+const heard = (message: FromGateway): string => {{
+  switch (message.type) {{
+    case "task:event":
+      return message.event.type;
+    case "task:events":
+      return `${{message.from}}..${{message.to}}`;
+    default:
+      return message.type;
+  }}
+}};
+const running = (task: Task): boolean => task.status === "running";
+{wrong}
+export {{ heard, running }};
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "compiles"),
+    [("", True), ('const bad: TaskState = "resting";\nvoid bad;', False)],
+    ids=["rightly", "wrongly"],
+)
+def test_the_types_can_be_used_rightly_and_not_wrongly(tmp_path: Path, wrong: str, compiles: bool):
+    (tmp_path / "fleetgate.d.ts").write_text((ROOT / "docs" / "schema" / "fleetgate.d.ts").read_text())
+    (tmp_path / "use.ts").write_text(USE.format(names="FromGateway, Task, TaskState", wrong=wrong))
+
+    options = ["--noEmit", "--strict", "--target", "es2022", "--module", "es2022", "--types", ""]
+    argv = ["node", typescript_compiler(), *options, tmp_path / "use.ts"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert (done.returncode == 0) == compiles, done.stdout
+    assert compiles or "TaskState" in done.stdout

@@ -81,4 +81,11 @@ class Stale(FleetError):
 
 
 class StoreUnavailable(FleetError):
-    """The database did not take the change; nothing was changed."""
+    """The database did not take the change; nothing was changed. `code`: DISK_FULL, IO_ERROR, LOCKED, CORRUPT,
+    READ_ONLY, NEWER (written by a newer Fleetgate), IN_USE (by another manager), CLOSED or UNAVAILABLE.
+    """
+
+    def __init__(self, detail: str, *, code: str = "UNAVAILABLE") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code

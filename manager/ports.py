@@ -119,7 +119,10 @@ class LogBounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A host as stored. `generation` counts its connections; only the newest one may write."""
+    """A host as stored. `generation` counts its connections; only the newest one may write.
+
+    `disconnected_at` is None while it is connected.
+    """
 
     host_id: str
     capabilities: HostCapabilities
@@ -134,6 +137,10 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     labels: dict[str, str]  # given by the manager, on top of the host's own
     last_assigned_at: int
+
+    @property
+    def is_connected(self) -> bool:
+        return self.connected_at is not None and self.disconnected_at is None
 
 
 class StoredInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +180,9 @@ class Store(Protocol):
         """The one id that begins so; `task_` may be left out. Raises NotFound NO_SUCH_TASK, Conflict AMBIGUOUS_ID."""
         ...
 
-    async def tasks(self, query: TaskQuery) -> Page: ...
+    async def tasks(self, query: TaskQuery) -> Page:
+        """Raises Invalid BAD_CURSOR."""
+        ...
 
     async def counts(self) -> dict[TaskState, int]: ...
 
@@ -260,7 +269,9 @@ class Store(Protocol):
         """Durable before it is sent. The same id again gives what is stored. Raises NotFound, Conflict TASK_ENDED."""
         ...
 
-    async def mark_input(self, task_id: str, input_id: str, state: InputState) -> StoredInput | None: ...
+    async def mark_input(self, task_id: str, input_id: str, state: InputState) -> StoredInput | None:
+        """Never goes back: stored, sent, taken. None when there is no such input."""
+        ...
 
     async def open_inputs(self, task_id: str) -> list[StoredInput]:
         """Those the agent has not taken, in order."""
@@ -274,9 +285,13 @@ class Store(Protocol):
 
     async def tokens(self) -> list[TokenInfo]: ...
 
-    async def revoke_token(self, token_id: str, now: int) -> TokenInfo: ...
+    async def revoke_token(self, token_id: str, now: int) -> TokenInfo:
+        """Raises NotFound NO_SUCH_TOKEN."""
+        ...
 
-    async def touch_token(self, token_id: str, now: int) -> None: ...
+    async def touch_token(self, token_id: str, now: int) -> None:
+        """It was used; kept to the minute, so call it as often as you like."""
+        ...
 
     async def add_join_code(self, hash: str, *, expires_at: int, labels: dict[str, str]) -> None: ...
 
@@ -295,6 +310,7 @@ class Store(Protocol):
 
 
 __all__ = [
+    "Announcements",
     "Bus",
     "Claim",
     "Clock",

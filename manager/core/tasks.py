@@ -458,9 +458,7 @@ def given_up(record: Record, now: int) -> Change:
     """No known host is left that has not refused it."""
     last = record.detail or record.reason or "no reason given"
     detail = f"Every host that could run it refused ({', '.join(record.excluded_hosts)}); the last said: {last}"
-    return Change(
-        task_id=record.id, now=now, cause=Cause.GIVE_UP, reason=Reason.REFUSED_EVERYWHERE, detail=detail
-    )
+    return Change(task_id=record.id, now=now, cause=Cause.GIVE_UP, reason=Reason.REFUSED_EVERYWHERE, detail=detail)
 
 
 # --- what people see ----------------------------------------------------------------------------------
@@ -574,5 +572,3 @@ def show(spec: Spec, record: Record, *, full_prompt: bool) -> Task:
         first_event_id=record.first_event_id,
         last_event_id=record.last_event_id,
     )
-
-

@@ -81,7 +81,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """A task as a driver needs it. `executable` is absolute; `session_uuid` is ours to give where the agent lets us."""
+    """A task as a driver needs it. `executable` is absolute; `session_uuid` is ours to give where the agent lets us;
+    `host_env` holds those of the kind's `env_names` that are set. `instructions` is the text of the repository's
+    first `instruction_files`, read without following links out of it: what an agent is told there is advice, but
+    the other files of a stranger's repository that it would load by itself can start programs (driver docstrings).
+    """
 
     task_id: str
     prompt: str
@@ -93,6 +97,7 @@ class RunSpec:
     version: str | None = None
     is_root: bool = False
     host_env: Mapping[str, str] = field(default_factory=dict)
+    instructions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,7 @@ class AgentKind(Protocol):
 
     @property
     def version_argv(self) -> tuple[str, ...]:
-        """Arguments that print the version."""
+        """Arguments that print the version. Empty: it has none, and must not be started to find out."""
         ...
 
     def parse_version(self, output: str) -> str | None: ...
@@ -194,6 +199,11 @@ class AgentKind(Protocol):
     @property
     def login_files(self) -> tuple[str, ...]:
         """Files, relative to HOME, that exist when a person has logged in."""
+        ...
+
+    @property
+    def instruction_files(self) -> tuple[str, ...]:
+        """Files of a repository, best first, that this agent reads when it trusts it, but not as we start it."""
         ...
 
     def supports(self, mode: PermissionMode, *, is_root: bool) -> str | None:

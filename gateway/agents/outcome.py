@@ -1,0 +1,76 @@
+"""How an attempt ended, from evidence: what the agent said of itself, how its process ended, why we stopped it.
+
+Invariant: `completed` means a result of the agent's own (or, for a program without results, exit code 0), and that
+nothing it was denied made it give up. An exit code alone proves nothing: agents exit with 0 when they are
+interrupted, and with 143 after good work when we end a conversation that was over.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.agents.base import End, Evidence, ExitFacts
+from gateway.core.coalesce import cut_text, tail_text
+from shared_types.events import MAX_VALUE_BYTES
+from shared_types.tasks import Reason, TaskResult
+
+MAX_FILES: Final = 1000
+MAX_SENTENCE: Final = 2000
+
+# Why the keeper stopped it -> what that is called, and said. Not here: agent_done, which judges nothing.
+STOPS: Final = {
+    "abort": (Reason.ABORTED_BY_USER, "It was stopped on request."),
+    "run_timeout": (Reason.RUN_TIMEOUT, "It ran longer than it may."),
+    "idle_timeout": (Reason.IDLE_TIMEOUT, "It gave no sign of life for too long."),
+    "start_timeout": (Reason.START_TIMEOUT, "It said nothing after it was started."),
+    "keeper_lost": (Reason.SUPERVISOR_DIED, "Its supervisor died; nobody can say how it ended."),
+    "host_restarted": (Reason.HOST_RESTARTED, "The host restarted while it ran."),
+}
+AGENT_DONE: Final = "agent_done"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`reason` None: completed. `error` is a sentence for people when it is not."""
+
+    result: TaskResult
+    reason: str | None = None
+    error: str = ""
+
+
+def judge(evidence: Evidence, facts: ExitFacts) -> Outcome:
+    """The verdict. First what we did to it, then how its process ended, then what it said."""
+    reason, error = _fault(evidence, facts)
+    output = tail_text(evidence.answer, MAX_VALUE_BYTES)
+    result = TaskResult(
+        success=reason is None,
+        # Ended by us after its work was over: the code tells of our signal, not of its work.
+        exit_code=None if facts.stop == AGENT_DONE and reason is None else facts.code,
+        output=output,
+        duration=facts.duration_ms,
+        files_changed=tuple(evidence.files_changed[:MAX_FILES]) or None,
+        output_truncated=len(output) != len(evidence.answer),
+    )
+    return Outcome(result, reason, cut_text(error, MAX_SENTENCE))
+
+
+def _fault(evidence: Evidence, facts: ExitFacts) -> tuple[str | None, str]:
+    if facts.stop in STOPS:
+        return STOPS[facts.stop]
+    if evidence.end is End.CANCELLED:
+        return STOPS["abort"]  # nobody but us cancels; it ended before its process had to be stopped
+    if evidence.end is End.ERROR:
+        return evidence.reason or Reason.AGENT_ERROR, evidence.error or "The agent reported an error."
+    ended_by_us = facts.stop == AGENT_DONE
+    if facts.signal is not None and not ended_by_us:
+        return Reason.KILLED_BY_SIGNAL, f"It was killed by signal {facts.signal}."
+    if facts.code not in (0, None) and not ended_by_us:
+        return Reason.EXIT_NONZERO, _with_words(f"It exited with code {facts.code}", evidence.error)
+    if evidence.needs_result and evidence.end is End.NONE:
+        return Reason.NO_RESULT, _with_words("It ended without a result", evidence.error)
+    if evidence.denied and not evidence.finished_after_denial:
+        return Reason.DENIED, f"It was denied {', '.join(evidence.denied[:5])} and could not finish."
+    return None, ""
+
+
+def _with_words(sentence: str, words: str | None) -> str:
+    return f"{sentence}: {words}" if words else f"{sentence}."

@@ -114,6 +114,11 @@ class Follower:
     def epoch(self) -> str:
         return self._store.epoch
 
+    @property
+    def events_total(self) -> int:
+        """Events seen since the start."""
+        return self._tail.events_total
+
     async def bounds(self, *, task_id: str | None = None, session_id: str | None = None) -> LogBounds:
         """Raises NotFound."""
         return await self._store.bounds(task_id=task_id, session_id=session_id)

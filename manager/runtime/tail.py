@@ -213,19 +213,12 @@ class Tail:
         return None if ring is None else ring.after(id, task_id)
 
 
-def shown(task: Task, prompt_length: int | None = None) -> Task:
-    """The record as people may see it: the names of a task's environment, never the values."""
-    prompt = task.prompt if prompt_length is None else task.prompt[:prompt_length]
-    if not task.env and prompt is task.prompt:
-        return task
-    return msgspec.structs.replace(task, env=dict.fromkeys(task.env, "***"), prompt=prompt)
-
-
 class Standing:
     """How a task stands, as streams show it: encoded once for everybody who looks at it."""
 
     def __init__(self, task: Task) -> None:
-        self.task = shown(task, SHOWN_PROMPT)
+        short = task.prompt[:SHOWN_PROMPT]
+        self.task = task if short == task.prompt else msgspec.structs.replace(task, prompt=short)
 
     @cached_property
     def json(self) -> bytes:

@@ -1,0 +1,119 @@
+"""The outermost layer: a name for every request, how it ended, how long it took. Also for paths that do not exist,
+which Litestar's own middleware never sees.
+
+It never logs a query, a header or a body: secrets come in those.
+"""
+
+import re
+import secrets
+import time
+from typing import Any, Final, cast
+
+import structlog
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from manager.errors import NotFound
+from manager.routes.problems import describe, refuse
+from manager.routes.services import Services
+
+_log = structlog.get_logger("manager.http")
+_REQUEST_ID: Final = re.compile(rb"^[A-Za-z0-9._:-]{8,128}$")
+_TRACEPARENT: Final = re.compile(rb"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+STREAMING: Final = b"text/event-stream"
+
+
+class Edge:
+    """ASGI application around Litestar's."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+        self._log_all = services.config.log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind: str = scope["type"]
+        if kind == "http":
+            await self._request(scope, receive, send)
+        elif kind == "websocket":
+            await self._socket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _name(self, scope: Scope) -> str:
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
+        extra = cast(dict[str, Any], scope)
+        extra["services"] = self._services
+        extra["request_id"] = request_id
+        return request_id
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = self._name(scope)
+        began = time.perf_counter()
+        status = 0
+        streams = False
+
+        async def named(message: Any) -> None:
+            nonlocal status, streams
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message.get("headers", [])
+                streams = any(name == b"content-type" and value.startswith(STREAMING) for name, value in headers)
+                message["headers"] = [
+                    *headers,
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    *(() if streams else ((b"cache-control", b"no-store"),)),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        finally:
+            seconds = time.perf_counter() - began
+            route = cast(dict[str, Any], scope).get("path_template") or "unmatched"
+            method = str(cast(dict[str, Any], scope)["method"])
+            self._services.meters.answered(
+                method if len(method) < 8 else "OTHER", route, status, None if streams else seconds
+            )
+            if self._log_all or status >= 400:
+                _log.info(
+                    "request",
+                    method=method,
+                    path=scope["path"][:200],
+                    status=status,
+                    ms=round(seconds * 1000, 2),
+                    request_id=request_id,
+                    principal=getattr(cast(dict[str, Any], scope).get("user"), "id", None),
+                )
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = self._name(scope)
+        is_open = False
+
+        async def named(message: Any) -> None:
+            nonlocal is_open
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                is_open = True
+            elif message["type"] == "websocket.close" and not is_open:
+                # Litestar closes what it has no route for; on the wire that would be a bare 403.
+                is_open = True
+                missing = NotFound("There is no WebSocket at this path.", code="NO_SUCH_PATH")
+                problem = describe(missing, instance=scope["path"], request_id=request_id)
+
+                async def nothing() -> Any:
+                    return None  # `websocket.connect` was received already
+
+                await refuse(scope, nothing, send, problem, [(b"content-type", b"application/problem+json")])
+                return
+            await send(message)
+
+        await self._app(scope, receive, named)
+
+
+def trace_id(scope: Scope) -> str:
+    """The id that follows a task through every log: from `traceparent` if there is one, else the request's."""
+    for name, value in scope["headers"]:
+        if name == b"traceparent" and (found := _TRACEPARENT.match(value)):
+            return found[1].decode()
+    return str(cast(dict[str, Any], scope)["request_id"])

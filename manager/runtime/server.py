@@ -1,0 +1,110 @@
+"""The listening socket and uvicorn, owned by us: who drains, who is cut, and what happens on a signal.
+
+It knows no route. On a stop: no new connections, then `drain` has DRAIN_S to let streams and links end politely,
+then uvicorn closes what is left. Invariant: a peer that is dead or takes nothing frees its memory within
+TCP_USER_TIMEOUT, whatever the code above it does.
+"""
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, cast
+
+import anyio
+import uvicorn
+from litestar.types import ASGIApp
+
+from shared_types.events import MAX_INBOUND_BYTES
+
+USER_TIMEOUT_MS: Final = 20_000
+SEND_BUFFER: Final = 128 * 1024
+BACKLOG: Final = 2048
+LEAVE_S: Final = 3
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every accepted connection. Without these a client that never reads keeps megabytes in the
+        # kernel and its connection for ever: closing waits for a buffer that nobody empties.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class _Denials(logging.Filter):
+    """uvicorn takes a handshake that we refused with a reason for an application that forgot to answer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "without completing handshake" not in record.getMessage()
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our way of stopping. `run_until_stopped` is its life; `stop` ends it from inside."""
+
+    def __init__(
+        self, app: ASGIApp, sock: socket.socket, *, drain: Callable[[], Awaitable[None]], drain_s: float
+    ) -> None:
+        config = uvicorn.Config(
+            cast(Any, app),
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=MAX_INBOUND_BYTES,
+            ws_per_message_deflate=False,
+            ws_ping_interval=20.0,
+            ws_ping_timeout=20.0,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=LEAVE_S,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+        )
+        super().__init__(config)
+        self._sock = sock
+        self._listens = anyio.Event()
+        self._drain = drain
+        self._drain_s = drain_s
+        logging.getLogger("uvicorn.error").addFilter(_Denials())
+
+    @property
+    def port(self) -> int:
+        return int(self._sock.getsockname()[1])
+
+    async def run_until_stopped(self) -> None:
+        """Serve until a signal or `stop`. Returns when every connection is closed; signals are not raised again."""
+        await self.serve(sockets=[self._sock])
+
+    async def wait_started(self) -> None:
+        await self._listens.wait()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listens.set()
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        with anyio.move_on_after(self._drain_s):
+            await self._drain()
+        await super().shutdown(sockets)
+        self._captured_signals.clear()  # a stop that was asked for is a success: exit code 0
+
+    def hang_up(self, client: tuple[str, int] | None) -> None:
+        """Cut a peer's connection at once. Closing would wait for the peer to take what is buffered."""
+        for connection in cast(Iterable[Any], list(self.server_state.connections)):
+            if client is not None and connection.client == client and connection.transport is not None:
+                connection.transport.abort()

@@ -12,49 +12,16 @@ The only state beside the journal are follow-up inputs not yet written; the mana
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import Any, Final, Protocol
 
+from gateway.core.journal import ExitFacts as ExitFacts
+from gateway.core.journal import Record as Record
+from gateway.core.journal import Stream as Stream
 from shared_types.events import AgentEvent
 from shared_types.tasks import PermissionMode
 
 MAX_LINE: Final = 32 * 1024 * 1024  # longer lines are cut by the driver into one `log` event
-
-
-class Stream(IntEnum):
-    """What a journal record holds. The numbers are in the journal's format."""
-
-    OUT = 1  # a line of stdout, without its newline
-    ERR = 2  # a line of stderr
-    IN = 3  # written to stdin: `key` NUL bytes
-    NOTE = 4  # JSON of the keeper: {"note": "spawned" | "stopping" | "stdin_closed" | ..., ...}
-    EXIT = 5  # JSON: ExitFacts; always the last record
-    GAP = 6  # JSON: {"records": n, "bytes": n}: output that could not be kept
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """`seq` counts from 1 without gaps; `at` is ms since the epoch. A line longer than the keeper's slice comes as
-    several records of which all but the last are `partial`.
-    """
-
-    seq: int
-    at: int
-    stream: Stream
-    data: bytes
-    partial: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ExitFacts:
-    """How the process ended. `stop` is why the keeper stopped it: None | abort | run_timeout | idle_timeout |
-    start_timeout | agent_done (we closed a conversation that was over) | keeper_lost.
-    """
-
-    code: int | None
-    signal: int | None
-    stop: str | None
-    duration_ms: int
 
 
 class StdinMode(Enum):

@@ -20,9 +20,15 @@ def _json(document: dict[str, Any]) -> str:
 
 def settings_table(package: str) -> str:
     """One row for each setting, from what the package's settings.py says of itself."""
-    rows = import_module(f"{package}.settings").describe()
-    lines = ["| setting | default | what it does |", "|---|---|---|"]
-    return "\n".join(lines + [f"| `{row.name}` | {row.default} | {row.text} |" for row in rows])
+    lines = ["| environment | flag | in the file | default | what it does |", "|---|---|---|---|---|"]
+    for row in import_module(f"{package}.settings").describe():
+        flag = "" if row.secret else f"`{row.flag}`"
+        lines.append(f"| `{row.env}` | {flag} | `{row.key}` | {_cell(row.default)} | {_cell(row.doc)} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def between(text: str, name: str, made: str) -> str:

@@ -1,0 +1,125 @@
+"""A simulated host: a real link in the full dialect, and tasks that end without any process being spawned.
+
+    python -m bench.sim_host URL TOKEN HOST_ID
+
+A prompt `relay EVENTS PER_FRAME BYTES` sends that many events before it ends; any other prompt just ends. As a
+gateway does, it keeps what is not confirmed in an Outbox and stops sending while that is full.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections import defaultdict
+
+import msgspec
+import uvloop
+from websockets.asyncio.client import ClientConnection, connect
+
+from shared_types import codec
+from shared_types.delivery import Outbox, Span
+from shared_types.hosts import AgentInfo, HostCapabilities
+from shared_types.messages import (
+    Heartbeat,
+    Ping,
+    Register,
+    Registered,
+    TaskAccepted,
+    TaskAck,
+    TaskCompleted,
+    TaskEvents,
+    TaskExecute,
+    TaskStart,
+    TaskStarted,
+)
+from shared_types.tasks import TaskRequest, TaskResult
+
+DONE = TaskResult(success=True, exit_code=0, duration=0)
+
+
+class Host:
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.tasks: dict[str, TaskRequest] = {}
+        self.outboxes: dict[str, Outbox[None]] = defaultdict(lambda: Outbox(window_bytes=4 * 1024 * 1024))
+        self.confirmed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def say(self, *messages: msgspec.Struct) -> None:
+        for message in messages:
+            await self.socket.send(codec.encode(message), text=True)
+
+    async def run(self, group: asyncio.TaskGroup) -> None:
+        async for frame in self.socket:
+            match codec.decode_from_manager(frame):
+                case TaskExecute(task=task, attempt=int(attempt)):
+                    self.tasks[task.task_id] = task
+                    await self.say(TaskAccepted(task_id=task.task_id, attempt=attempt))
+                case TaskStart(task_id=task_id, attempt=attempt):
+                    task = self.tasks.pop(task_id)
+                    if task.prompt.startswith("relay "):
+                        group.create_task(self.relay(task, attempt))
+                    else:
+                        end = TaskCompleted(task_id=task_id, attempt=attempt, seq=1, result=DONE)
+                        await self.say(TaskStarted(task_id=task_id, attempt=attempt), end)
+                case TaskAck(task_id=task_id, seq=seq) if task_id in self.outboxes:
+                    self.outboxes[task_id].confirm(seq)
+                    self.confirmed[task_id].set()
+                case Ping():
+                    await self.say(Heartbeat(timestamp=time.time_ns() // 1_000_000))
+
+    async def relay(self, task: TaskRequest, attempt: int) -> None:
+        _, count, per_frame, size = task.prompt.split()
+        text = "x" * (int(size) - 50)
+        event = msgspec.Raw(msgspec.json.encode({"type": "log", "timestamp": 1_700_000_000_000, "content": text}))
+        outbox, task_id = self.outboxes[task.task_id], task.task_id
+        await self.say(TaskStarted(task_id=task_id, attempt=attempt))
+        while outbox.said < int(count):
+            first, last = outbox.said + 1, min(outbox.said + int(per_frame), int(count))
+            message = TaskEvents(
+                task_id=task_id, attempt=attempt, first=first, last=last, events=(event,) * (last - first + 1)
+            )
+            frame = codec.encode(message)
+            while not outbox.has_room:
+                self.confirmed[task_id].clear()
+                await self.confirmed[task_id].wait()
+            outbox.put(Span(first, last, None, len(frame)))
+            await self.socket.send(frame, text=True)
+        await self.say(TaskCompleted(task_id=task_id, attempt=attempt, seq=outbox.said + 1, result=DONE))
+        del self.outboxes[task_id], self.confirmed[task_id]
+
+
+async def main(url: str, token: str, host_id: str) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with connect(
+        f"{url}/agent/ws?hostId={host_id}", additional_headers=headers, compression=None, ping_interval=None
+    ) as socket:
+        capabilities = HostCapabilities(name=host_id, agents=("noop",), max_concurrent=1000, cwd="/tmp")
+        agents = (AgentInfo(agent="noop", version="1", auth_ok=True),)
+        register = Register(
+            host_id=host_id,
+            capabilities=capabilities,
+            protocol=2,
+            version="bench",
+            boot_id="b",
+            instance="i",
+            agents=agents,
+        )
+        await socket.send(codec.encode(register), text=True)
+        answer = codec.decode_from_manager(await socket.recv())
+        assert isinstance(answer, Registered), answer
+        assert answer.ok, answer
+        print(json.dumps({"ready": host_id}), flush=True)
+        async with asyncio.TaskGroup() as group:
+            beat = group.create_task(heartbeat(socket, answer.heartbeat_interval or 15_000))
+            await Host(socket).run(group)
+            beat.cancel()
+
+
+async def heartbeat(socket: ClientConnection, interval_ms: int) -> None:
+    while True:
+        await asyncio.sleep(interval_ms / 1000)
+        await socket.send(codec.encode(Heartbeat(timestamp=time.time_ns() // 1_000_000)), text=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(*sys.argv[1:]))

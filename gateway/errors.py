@@ -4,6 +4,7 @@ GatewayError
 ├── BadSettings        the owner's: a setting is wrong; names the key; exit code 78
 ├── Revoked            the manager's: this host may not come back; exit code 77
 ├── NotWelcome         the manager's: refused for now; try again every 5 minutes
+├── LinkLost           the world's: no connection to the manager; dial again
 ├── CannotRun          the task's: refused with a stable reason; nothing was spawned
 └── KeeperLost         the world's: the keeper of an attempt is gone
 """
@@ -27,6 +28,10 @@ class Revoked(GatewayError):
 
 class NotWelcome(GatewayError):
     """The manager refuses this gateway: bad token, wrong host id, or a protocol it cannot speak."""
+
+
+class LinkLost(GatewayError):
+    """The connection to the manager could not be made, or is gone."""
 
 
 class CannotRun(GatewayError):

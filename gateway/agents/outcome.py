@@ -63,7 +63,9 @@ def _fault(evidence: Evidence, facts: ExitFacts) -> tuple[str | None, str]:
     ended_by_us = facts.stop == AGENT_DONE
     if facts.signal is not None and not ended_by_us:
         return Reason.KILLED_BY_SIGNAL, f"It was killed by signal {facts.signal}."
-    if facts.code not in (0, None) and not ended_by_us:
+    if facts.code is None and not ended_by_us:
+        return STOPS["keeper_lost"]
+    if facts.code != 0 and not ended_by_us:
         return Reason.EXIT_NONZERO, _with_words(f"It exited with code {facts.code}", evidence.error)
     if evidence.needs_result and evidence.end is End.NONE:
         return Reason.NO_RESULT, _with_words("It ended without a result", evidence.error)

@@ -1,0 +1,58 @@
+"""Where a task works: its directory, checked against the roots of this host after symlinks are resolved, and what
+the repository there tells an agent.
+
+The check is made when a task is offered and once more right before it is started; between that and the start of
+the agent nothing of ours waits.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from gateway.errors import CannotRun
+from shared_types.tasks import Reason
+
+MAX_INSTRUCTIONS: Final = 128 * 1024
+
+
+def working_directory(wanted: str, default: Path, roots: Sequence[Path]) -> Path:
+    """The real directory that `wanted` names; `default` when it names none. Raises CannotRun."""
+    path = Path(wanted) if wanted else default
+    if not path.is_absolute() or "\0" in wanted:
+        raise CannotRun(Reason.CWD_NOT_ALLOWED, f"{wanted!r} is not an absolute path")
+    # Whether something is there is told only inside the roots: outside, everything is equally not allowed.
+    real = Path(os.path.realpath(path))
+    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+        raise CannotRun(Reason.CWD_NOT_ALLOWED, f"{wanted} is not inside a directory that this host allows")
+    if not real.is_dir():
+        raise CannotRun(Reason.CWD_MISSING, f"{wanted} is not a directory on this host")
+    if not os.access(real, os.R_OK | os.X_OK):
+        raise CannotRun(Reason.CWD_MISSING, f"{wanted} cannot be entered by this gateway's user")
+    return real
+
+
+def instructions(cwd: Path, names: Sequence[str]) -> str:
+    """The text of the first of these files that is a plain file inside `cwd`; "" when there is none.
+
+    A link is not followed: it could show an agent any file of this user as if the repository said it.
+    """
+    for name in names:
+        if (text := _read_plain(cwd, name)) is not None:
+            return text
+    return ""
+
+
+def _read_plain(cwd: Path, name: str) -> str | None:
+    path = cwd / name
+    if Path(os.path.realpath(path)) != Path(os.path.realpath(cwd)) / name:
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None  # not there, or not for us
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        return file.read(MAX_INSTRUCTIONS).decode("utf-8", "replace")

@@ -145,11 +145,10 @@ class LogStream:
         """Write the task's record if it is another; True when everything is said."""
         follower = self._services.follower
         assert self._standing is not None
-        if changed or look or follower.may_have_changed(self._standing):
-            standing = await follower.standing(self._standing.task.id, look=look)
-            if standing.task.rv > self._standing.task.rv:
-                self._standing = standing
-                await pen.write(standing.sse)
+        if changed or look:
+            before, self._standing = self._standing, await follower.standing(self._standing.task.id, look=look)
+            if self._standing.news != before.news:
+                await pen.write(self._standing.sse)
         task = self._standing.task
         if task.is_final and self._cursor.after >= task.last_event_id:
             await pen.write(b'event: end\ndata: {"status":"%b"}\n\n' % task.status.encode())

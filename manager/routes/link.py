@@ -45,7 +45,7 @@ class HostWire:
             self._services.hang_up(self._socket.scope["client"])
 
 
-@websocket("/agent/ws", action=Action.LINK)
+@websocket("/agent/ws", action=Action.LINK, query=frozenset({"hostId"}))
 async def host_socket(socket: WebSocket[Any, Any, Any]) -> None:
     """The link of a host; see docs/protocol.md."""
     s = services(socket)

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Litestar, Request, get
+from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from litestar.types import ASGIApp, ControllerRouterHandler
 
@@ -15,7 +16,7 @@ from manager.routes.problems import HANDLERS, MAX_BODY_BYTES
 from manager.routes.replies import RawReply
 from manager.routes.services import Services
 
-HTTP: Final[list[ControllerRouterHandler]] = [
+HTTP: Final[list[HTTPRouteHandler]] = [
     *tasks.ROUTES,
     *events.ROUTES,
     *hosts.ROUTES,

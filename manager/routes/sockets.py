@@ -393,14 +393,9 @@ class ClientSocket:
                             await self._out.send(_frames(slab, text))
                         for task_id in slab.own_tasks:
                             newer = await follower.standing(task_id)
-                            if standing is None or newer.task.rv > standing.task.rv:
-                                standing = newer if cursor.task_id else None
+                            if standing is None or newer.news != standing.news:
                                 await self._out.send([newer.frame])
-                        if standing is not None and (not woken or follower.may_have_changed(standing)):
-                            newer = await follower.standing(standing.task.id, look=not woken)
-                            if newer.task.rv > standing.task.rv:
-                                standing = newer
-                                await self._out.send([newer.frame])
+                            standing = newer if cursor.task_id else None
                         woken = slab.is_full or await wakeups.wait(LOOK_S)
             except FleetError as error:
                 await self._broken(

@@ -45,6 +45,7 @@ def check_prompt(prompt: str) -> None:
     "/api/tasks",
     action=Action.TASK_CREATE,
     body=CREATE,
+    repeats=True,
     operation_id="createTask",
     summary="Create a task",
     tags=["tasks"],

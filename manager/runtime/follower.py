@@ -129,11 +129,6 @@ class Follower:
     def fleet_cursor(self, after: int) -> FleetCursor:
         return FleetCursor(self.fleet, after)
 
-    def may_have_changed(self, standing: Standing) -> bool:
-        """Whether a newer record than this was announced, as far as anybody told us."""
-        version = self._tail.standings.version(standing.task.id)
-        return version is not None and version > standing.task.rv
-
     async def standing(self, task_id: str, *, look: bool = False) -> Standing:
         """How a task stands; many who ask at once ask the store once. `look`: do not trust what was announced.
 

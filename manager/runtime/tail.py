@@ -221,6 +221,23 @@ class Standing:
         self.task = task if short == task.prompt else msgspec.structs.replace(task, prompt=short)
 
     @cached_property
+    def news(self) -> tuple[object, ...]:
+        """What makes it another standing for those who look; a record also changes with every event."""
+        task = self.task
+        return (
+            task.status,
+            task.host_id,
+            task.attempt,
+            task.reason,
+            task.detail,
+            task.disconnected_since,
+            task.stop_requested_at,
+            task.agent_session_id,
+            task.started_at,
+            task.ended_at,
+        )
+
+    @cached_property
     def json(self) -> bytes:
         return _encode(self.task)
 

@@ -22,7 +22,7 @@ def settings_table(package: str) -> str:
     """One row for each setting, from what the package's settings.py says of itself."""
     lines = ["| environment | flag | in the file | default | what it does |", "|---|---|---|---|---|"]
     for row in import_module(f"{package}.settings").describe():
-        flag = "" if row.secret else f"`{row.flag}`"
+        flag = "" if getattr(row, "secret", False) else f"`{row.flag}`"
         lines.append(f"| `{row.env}` | {flag} | `{row.key}` | {_cell(row.default)} | {_cell(row.doc)} |")
     return "\n".join(lines)
 

@@ -266,10 +266,16 @@ class Gateway:
 @asynccontextmanager
 async def start_manager(home: Path, *, port: int = 0, env: Mapping[str, str] | None = None) -> AsyncIterator[Manager]:
     """A manager with its database in `home`; started there again it finds what it had. Stopped at the end."""
-    settings = {"MANAGER_HOST": "127.0.0.1", "MANAGER_PORT": str(port), **(env or {})}
+    token_file = home / "token"
+    settings = {
+        "MANAGER_HOST": "127.0.0.1",
+        "MANAGER_PORT": str(port),
+        "MANAGER_BOOTSTRAP_TOKEN_FILE": str(token_file),
+        **(env or {}),
+    }
     log = home / "manager.log"
     program = await start("manager", ["manager", "--print-ready"], home=home, env=settings, log=log)
-    url, token = program.ready["url"].rstrip("/"), program.ready["token"]
+    url, token = program.ready["url"].rstrip("/"), token_file.read_text().strip()
     try:
         async with httpx.AsyncClient(
             base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False

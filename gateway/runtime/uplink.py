@@ -11,6 +11,7 @@ Silence is death: WebSocket pings every 30 s, answered within 60 s, or the conne
 full manager, which pings by itself, says nothing for 90 s. Cancelling `run` closes the socket within CLOSE_S.
 """
 
+import logging
 import socket as sockets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_address
@@ -49,6 +50,9 @@ REFUSALS: Final = frozenset({4401, 4403, SUPERSEDED, 4426})
 REVOKED: Final = "REVOKED"
 
 _log = structlog.get_logger(__name__)
+# The library's log shows every header at its lowest level, our token among them.
+_wire_log = logging.getLogger(f"{__name__}.wire")
+_wire_log.setLevel(logging.INFO)
 
 
 class Host(Protocol):
@@ -174,6 +178,7 @@ class Uplink:
                 close_timeout=CLOSE_S,
                 max_size=MAX_FRAME,
                 max_queue=16,
+                logger=_wire_log,
             )
         except InvalidStatus as error:
             raise _refused(error) from error

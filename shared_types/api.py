@@ -370,4 +370,137 @@ class ClientTaskAbort(Envelope, frozen=True, kw_only=True, tag="task:abort"):
 
 FromClient: TypeAlias = Sync | Ack | Subscribe | Unsubscribe | UserMessage | ClientTaskInput | ClientTaskAbort
 
+
+# What the manager says on `/ws`. It writes these from stored lines without making objects; the structs describe them.
+
+
+class Told(msgspec.Struct, frozen=True, tag_field="type", rename="camel", kw_only=True, omit_defaults=True):
+    """Base of every message to a client. `id` is that of the message it answers."""
+
+    id: str | None = None
+
+
+class BatchPayload(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "latest_id": "latestID",
+        "first_id": "firstID",
+        "has_more": "hasMore",
+        "session_id": "sessionId",
+    },
+    kw_only=True,
+):
+    """At most MAX_BATCH_MESSAGES events or MAX_BATCH_BYTES; `has_more`: sync again after the last one."""
+
+    messages: tuple[EventRecord, ...]
+    latest_id: int
+    first_id: int
+    epoch: str
+    verdict: str  # ok | gap
+    has_more: bool
+    session_id: str
+
+
+class EventPayload(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """An EventRecord, or a FleetEvent on the fleet's stream; there `task_id` is missing."""
+
+    id: int
+    event: msgspec.Raw
+    task_id: str | None = None
+
+
+class SubscribedPayload(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """Which stream, and after which id it goes on. Said again with verdict `gap` when events were lost to it."""
+
+    after: int
+    epoch: str
+    verdict: str  # ok | gap
+    task_id: str | None = None
+    session_id: str | None = None
+    fleet: bool = False
+
+
+class UnsubscribedPayload(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    task_id: str | None = None
+    session_id: str | None = None
+    fleet: bool = False
+
+
+class TextPayload(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """The plain-text view of one event; `status` only in `agent:status`."""
+
+    task_id: str
+    id: int
+    content: str
+    status: str | None = None
+
+
+class SyncBatch(Told, frozen=True, kw_only=True, tag="sync.batch"):
+    payload: BatchPayload
+
+
+class ToldEvent(Told, frozen=True, kw_only=True, tag="event"):
+    payload: EventPayload
+
+
+class ToldStatus(Told, frozen=True, kw_only=True, tag="status"):
+    payload: Task
+
+
+class ToldSubscribed(Told, frozen=True, kw_only=True, tag="subscribed"):
+    payload: SubscribedPayload
+
+
+class ToldUnsubscribed(Told, frozen=True, kw_only=True, tag="unsubscribed"):
+    payload: UnsubscribedPayload
+
+
+class ToldInput(Told, frozen=True, kw_only=True, tag="task:input"):
+    payload: InputReceipt
+
+
+class ToldProblem(Told, frozen=True, kw_only=True, tag="error"):
+    payload: Problem
+
+
+class AgentStream(Told, frozen=True, kw_only=True, tag="agent:stream"):
+    """A message grows."""
+
+    payload: TextPayload
+
+
+class AgentResponse(Told, frozen=True, kw_only=True, tag="agent:response"):
+    """A message is complete."""
+
+    payload: TextPayload
+
+
+class AgentStatus(Told, frozen=True, kw_only=True, tag="agent:status"):
+    payload: TextPayload
+
+
+class HostOnline(Told, frozen=True, kw_only=True, tag="host:online"):
+    payload: HostStatus
+
+
+class HostOffline(Told, frozen=True, kw_only=True, tag="host:offline"):
+    payload: HostStatus
+
+
+ToClient: TypeAlias = (
+    SyncBatch
+    | ToldEvent
+    | ToldStatus
+    | ToldSubscribed
+    | ToldUnsubscribed
+    | ToldInput
+    | ToldProblem
+    | AgentStream
+    | AgentResponse
+    | AgentStatus
+    | HostOnline
+    | HostOffline
+)
+
 __all__ = ["HostCapabilities", "HostStatus", "Task", "TaskState"]

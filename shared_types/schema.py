@@ -20,6 +20,7 @@ UNIONS: Final[Mapping[str, Any]] = {
     "FromGateway": messages.FromGateway,
     "FromManager": messages.FromManager,
     "FromClient": api.FromClient,
+    "ToClient": api.ToClient,
 }
 
 
@@ -35,22 +36,24 @@ def api_words() -> list[type[msgspec.Struct]]:
         for word in vars(api).values()
         if isinstance(word, type) and issubclass(word, msgspec.Struct) and word.__module__ == api.__name__
     ]
-    return [*(word for word in own if word not in {api.Request, api.Answer, api.Envelope}), tasks.Task]
+    return [*(word for word in own if word not in {api.Request, api.Answer, api.Envelope, api.Told}), tasks.Task]
 
 
 def components(words: Iterable[Any], template: str) -> dict[str, Schema]:
     """Each word and each word it uses, by name; `template` holds `{name}` and makes the references.
 
-    Bodies that are passed on as they came (`Raw`) are AgentEvents; msgspec itself only knows that they are JSON.
+    Bodies that are passed on as they came (`Raw`) are AgentEvents, or public events of a stream; msgspec itself only
+    knows that they are JSON.
     """
     words = [*words, events.AgentEvent]
     _, found = msgspec.json.schema_components(words, ref_template=template)
     event: Schema = {"$ref": template.format(name="AgentEvent")}
+    public: Schema = {"anyOf": [{"$ref": template.format(name=name)} for name in ("EventRecord", "FleetEvent")]}
     for cls in _structs(words):
         for field in msgspec.structs.fields(cls):
             properties = found[cls.__name__]["properties"]
             if field.type is msgspec.Raw:
-                properties[field.encode_name] = event
+                properties[field.encode_name] = public if cls is api.EventPayload else event
             elif field.type == tuple[msgspec.Raw, ...]:
                 properties[field.encode_name]["items"] = event
     return dict(sorted(found.items()))
@@ -80,7 +83,7 @@ def link_schema() -> Schema:
 
 def api_schema() -> Schema:
     """JSON Schema of what travels over HTTP, SSE and `/ws`."""
-    return _document("Fleetgate: HTTP, streams and /ws", api_words(), ["FromClient"])
+    return _document("Fleetgate: HTTP, streams and /ws", api_words(), ["FromClient", "ToClient"])
 
 
 # --- AsyncAPI ---------------------------------------------------------------------------------------
@@ -145,13 +148,14 @@ def asyncapi() -> Schema:
         "defaultContentType": "application/json",
         "channels": {
             "link": socket("/agent/ws", ["FromGateway", "FromManager"], "A gateway dials the manager here."),
-            "socket": socket("/ws", ["FromClient"], "One socket for many tasks, for frontends."),
+            "socket": socket("/ws", ["FromClient", "ToClient"], "One socket for many tasks, for frontends."),
             **{name: stream(name) for name in STREAM_FRAMES},
         },
         "operations": {
             "hearGateway": operation("receive", "link", said("FromGateway")),
             "tellGateway": operation("send", "link", said("FromManager")),
             "hearClient": operation("receive", "socket", said("FromClient")),
+            "tellClient": operation("send", "socket", said("ToClient")),
             **{
                 f"stream{name.capitalize()}": operation("send", name, [event or "message" for event in frames])
                 for name, frames in STREAM_FRAMES.items()

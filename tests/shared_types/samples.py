@@ -16,7 +16,9 @@ TEXTS = st.one_of(
 )
 INTS = st.integers(min_value=-(2**53), max_value=2**53)
 RAW_EVENTS = st.builds(
-    lambda kind, text, at: msgspec.Raw(msgspec.json.encode({"type": kind, "timestamp": at, "content": text})),
+    lambda kind, text, at: msgspec.Raw(
+        msgspec.json.encode({"type": kind, "timestamp": at, "content": text, "id": 1, "taskId": "task_1"})
+    ),
     st.sampled_from(["log", "message", "of another make"]),
     TEXTS,
     st.integers(0, 2**52),

@@ -173,8 +173,8 @@ class AgentKind(Protocol):
         """Files of a repository, best first, that this agent reads when it trusts it, but not as we start it."""
         ...
 
-    def supports(self, mode: PermissionMode, *, is_root: bool) -> str | None:
-        """None when the mode can be honoured, else a sentence that says why not."""
+    def supports(self, mode: PermissionMode, *, is_root: bool, env: Mapping[str, str] | None = None) -> str | None:
+        """None when the mode can be honoured, else a sentence that says why not. `env`: as in `RunSpec.host_env`."""
         ...
 
     def driver(self, spec: RunSpec) -> Driver: ...

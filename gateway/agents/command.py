@@ -64,7 +64,7 @@ class CommandKind:
         """There is nothing to log in to."""
         return True
 
-    def supports(self, mode: PermissionMode, *, is_root: bool) -> str | None:
+    def supports(self, mode: PermissionMode, *, is_root: bool, env: Mapping[str, str] | None = None) -> str | None:
         if mode in self.declaration.modes:
             return None
         honoured = ", ".join(self.declaration.modes)

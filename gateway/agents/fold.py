@@ -9,13 +9,14 @@ Invariant: memory is bounded: what is kept of an agent's output is cut (`Answer`
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gateway.agents import events
 from gateway.agents.base import End, Evidence, Launch, Record, RunSpec, Stream, Write
 from gateway.agents.lines import Lines, Overlong, decode, plain
 from gateway.agents.loose import fields, parse, text
+from gateway.core.journal import MAX_KEY
 from shared_types.events import AgentEvent
 
 MAX_ANSWER: Final = 1024 * 1024  # characters of one message that are kept for its final event
@@ -142,7 +143,10 @@ class Fold:
     def heard(self, record: Record) -> list[AgentEvent]:
         self.at = record.at
         if record.stream in self._lines:
-            line = self._lines[record.stream].take(record)
+            lines = self._lines[record.stream]
+            if record.stream is Stream.IN and lines:  # each slice of a write begins with its key
+                record = replace(record, data=record.data.partition(b"\0")[2])
+            line = lines.take(record)
             return [] if line is None else self._on_whole(record.stream, line)
         if record.stream is Stream.EXIT:
             return self._on_end()
@@ -210,6 +214,8 @@ class Fold:
             return True
         if not self.takes_input or self.exited or self.cancelling or self.is_done or len(self._says) >= MAX_PENDING:
             return False
+        if "\0" in input_id or len(f"{SAY}{input_id}".encode("utf-8", "replace")) > MAX_KEY:
+            return False  # the journal has no room for such a name
         self._says[input_id] = content
         self.said()
         return True

@@ -69,6 +69,10 @@ class Lines:
     _pieces: list[bytes] = field(default_factory=list)
     _size: int = 0
 
+    def __bool__(self) -> bool:
+        """A line has begun."""
+        return self._size > 0
+
     def take(self, record: Record) -> bytes | Overlong | None:
         """The line that this record ends, or None while it goes on."""
         if not record.partial and not self._size:

@@ -1,0 +1,520 @@
+"""One connection of one host, from its first word to its last.
+
+    _read    decodes, lets core/link judge, hands over to the recorder; the only reader of the wire
+    _write   takes what is most urgent out of Outbound; the only writer of the wire
+    _watch   notices silence and a peer that takes nothing; says `ping`
+    recorder (its own file) commits, announces, confirms
+
+All four live in `serve`. Its end, whoever wants it (`end`), is always the same: nothing more is read, what was heard
+is written down, the store learns that the host is gone, the socket is closed. A newer connection of the host makes
+this one give way first, so that nothing this one heard is lost; what it still does after that is fenced by its
+generation. It does not know HTTP, tokens or databases.
+
+Invariant: nothing is taken from a host before `register`, and nothing from a host that is not the token's.
+Cancelling `serve` is safe: the cleanup is shielded and bounded.
+"""
+
+from typing import Final, Protocol
+
+import anyio
+import msgspec
+import structlog
+
+from manager.core.link import BASE, FULL, Link, agreed_dialect
+from manager.core.registry import Member, member
+from manager.core.tasks import Change, Record
+from manager.errors import StoreUnavailable
+from manager.ports import Announcements, Claim, Clock, HostRow, Store
+from manager.runtime.fleet import GOING_DOWN, Fleet, in_our_words
+from manager.runtime.outbound import Outbound
+from manager.runtime.recorder import Recorder
+from shared_types.api import InputState
+from shared_types.codec import Malformed, decode_from_gateway, encode
+from shared_types.events import MAX_INBOUND_BYTES
+from shared_types.hosts import EffectiveConfig, Vitals
+from shared_types.messages import (
+    ConfigUpdate,
+    FromGateway,
+    FromManager,
+    GatewayConfig,
+    Heartbeat,
+    Ping,
+    Register,
+    Registered,
+    Unknown,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class WireClosed(Exception):
+    """The connection is gone."""
+
+
+class Wire(Protocol):
+    """Carries frames of text. One reader, one writer."""
+
+    async def receive(self) -> bytes | str | None:
+        """The next frame; None, or WireClosed, when the connection is gone."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Returns when the frame is on its way. Raises WireClosed."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long we wait for a host, in seconds."""
+
+    register_s: float = 10.0
+    silence_s: float = 90.0
+    ping_s: float = 30.0
+    stuck_s: float = 30.0  # one frame that the peer does not take
+    drain_s: float = 5.0  # to write down what was heard, at the end
+    close_s: float = 5.0
+    heartbeat_interval_ms: int = 15_000  # what we ask full gateways for
+
+
+DEFAULT_PATIENCE: Final = Patience()
+MAX_REASON: Final = 120  # bytes; RFC 6455 allows 123 in a close frame
+
+
+class HostLink:
+    def __init__(
+        self,
+        wire: Wire,
+        host_id: str,
+        *,
+        store: Store,
+        announcer: Announcements,
+        fleet: Fleet,
+        clock: Clock,
+        patience: Patience = DEFAULT_PATIENCE,
+    ) -> None:
+        self.host_id = host_id
+        self.vitals: Vitals | None = None
+        self.last_heard_at = 0
+        self._wire = wire
+        self._store = store
+        self._announcer = announcer
+        self._fleet = fleet
+        self._clock = clock
+        self._patience = patience
+        self._out = Outbound()
+        self._talk = Link(host_id, 0, BASE)
+        self._recorder = self._new_recorder()
+        self._ending: tuple[int, str] | None = None
+        self._reading = anyio.CancelScope()
+        self._heard_at = clock.monotonic()
+        self._sending_since: float | None = None
+        self._giving_way = False
+        self._drained = anyio.Event()
+        self._released = anyio.Event()
+        self._is_hung_up = False
+        self._said_inputs: set[tuple[str, str]] = set()
+        self._delivering: anyio.Lock | None = None
+        self._register: Register | None = None
+        self._config: EffectiveConfig | None = None
+        self._row: HostRow | None = None
+
+    def __repr__(self) -> str:
+        return f"<HostLink {self.host_id} generation={self.generation} {self._out!r} {self._recorder!r}>"
+
+    @property
+    def generation(self) -> int:
+        return self._talk.generation
+
+    @property
+    def dialect(self) -> int:
+        return self._talk.dialect
+
+    # --- its life -------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Until the connection ends."""
+        self._fleet.entered()
+        try:
+            register = await self._first_word()
+            if register is not None:
+                await self._converse(register)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._hang_up()
+            self._fleet.left()
+
+    async def _first_word(self) -> Register | None:
+        """`register`, within its time; None when the connection ended or was refused instead."""
+        if self._fleet.is_closing:
+            self.end(GOING_DOWN, "the manager is going down")
+            return None
+        with anyio.move_on_after(self._patience.register_s):
+            while True:
+                try:
+                    data = await self._wire.receive()
+                    if data is None:
+                        return None
+                    message = decode_from_gateway(data if isinstance(data, str) else _text(data))
+                except WireClosed:
+                    return None
+                except Malformed as error:
+                    self._malformed(error)
+                    return None
+                match message:
+                    case Register() if message.host_id == self.host_id:
+                        return message
+                    case Register():
+                        detail = f"this token belongs to host {self.host_id}, not to {message.host_id[:128]}"
+                        await self._refuse("HOST_ID_MISMATCH", detail, 4403)
+                        return None
+                    case Unknown():
+                        self._fleet.heard_unknown(self.host_id, message.type)
+                    case Heartbeat():
+                        pass  # harmless, and proves nothing yet
+                    case _:
+                        await self._refuse("REGISTER_FIRST", "nothing is accepted before register", 4400)
+                        return None
+        self.end(4408, f"no register within {self._patience.register_s:g} s")
+        return None
+
+    async def _refuse(self, code: str, detail: str, close_code: int) -> None:
+        log.warning("host refused", host=self.host_id, code=code, detail=detail)
+        self._fleet.count("refused")
+        self.end(close_code, detail)
+        try:
+            with anyio.move_on_after(self._patience.close_s):
+                await self._wire.send(encode(Registered(ok=False, error=detail, code=code)))
+        except WireClosed:
+            return
+
+    async def _converse(self, register: Register) -> None:
+        """From `register` to the end. The host counts as connected while this runs."""
+        try:
+            row = await self._take_over(register)
+        except StoreUnavailable as error:
+            log.warning("host not registered", host=self.host_id, error=str(error))
+            self.end(1013, "the store is not available")
+            return
+        try:
+            await self._welcome(register, row)
+            if self._fleet.join(self, self._member()):
+                await self._live(register)
+            else:
+                self.end(4409, "a newer connection of this host took over")
+        except StoreUnavailable as error:
+            log.warning("host not welcomed", host=self.host_id, error=str(error))
+            self.end(1013, "the store is not available")
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._gone()
+
+    async def _take_over(self, register: Register) -> HostRow:
+        """Become the connection of this host. What the older one heard is written down before."""
+        older = self._fleet.link(self.host_id)
+        if older is not None:
+            await older.give_way()
+        capabilities, agents = in_our_words(register.capabilities, register.agents)
+        try:
+            row = await self._store.host_connected(
+                self.host_id,
+                capabilities,
+                agents,
+                protocol=agreed_dialect(register),
+                version=register.version,
+                boot_id=register.boot_id,
+                now=self._clock.now(),
+            )
+        finally:
+            if older is not None:
+                older.release()
+        self._register = register
+        self._config = register.config
+        self._row = row
+        self._talk = Link(self.host_id, row.generation, row.protocol)
+        self._recorder = self._new_recorder()
+        return row
+
+    async def _welcome(self, register: Register, row: HostRow) -> None:
+        """Compare books, change what does not agree, and say what came out of it."""
+        now = self.last_heard_at = self._clock.now()
+        welcome = self._talk.welcome(
+            register,
+            await self._store.on_host(self.host_id),
+            now,
+            is_same_instance=self._fleet.is_same_instance(self.host_id, register.instance),
+            heartbeat_interval=self._patience.heartbeat_interval_ms,
+        )
+        self._say(welcome.registered)
+        for message in welcome.say:
+            self._say(message)
+        if welcome.changes:
+            taken = await self._store.change(welcome.changes)
+            self._announcer.taken(taken)
+            for message in self._talk.settle(welcome.changes, taken).say:
+                self._say(message)
+        for task_id in welcome.running:
+            await self.deliver(task_id)
+
+    async def _live(self, register: Register) -> None:
+        """The conversation itself. Ends when nobody reads any more and everything heard is written down."""
+        log.info("host online", host=self.host_id, generation=self.generation, dialect=self._talk.dialect)
+        self._heard_at = self._clock.monotonic()
+        await self._fleet.announce(self.host_id, "host.online")
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._write)
+            group.start_soon(self._watch)
+            group.start_soon(self._record)
+            with self._reading:
+                await self._read()
+            self._recorder.close()
+            with anyio.move_on_after(self._patience.drain_s):
+                await self._drained.wait()
+            group.cancel_scope.cancel()
+
+    async def _gone(self) -> None:
+        """Whatever happened: the store learns it, once, and a newer connection is not disturbed."""
+        self._drained.set()
+        was_current = self._fleet.leave(self)
+        if self._giving_way:
+            await self._hang_up()
+            with anyio.move_on_after(self._patience.drain_s):
+                await self._released.wait()
+        now = self._clock.now()
+        unsaid = [self._talk.never_said(record, now) for record in self._out.take_back_all()]
+        try:
+            with anyio.fail_after(self._patience.drain_s):
+                if unsaid:
+                    self._announcer.taken(await self._store.change(unsaid))
+                self._announcer.taken(await self._store.host_gone(self.host_id, self.generation, now))
+                if was_current and self._fleet.link(self.host_id) is None:
+                    await self._fleet.announce(self.host_id, "host.offline")
+        except (StoreUnavailable, TimeoutError) as error:
+            # Its tasks keep their other deadlines, and the next start finds nobody connected.
+            log.error("not written down that a host is gone", host=self.host_id, error=str(error))
+        code, reason = self._ending or (1000, "the host hung up")
+        log.info("host offline", host=self.host_id, generation=self.generation, code=code, reason=reason)
+
+    async def _hang_up(self) -> None:
+        if self._is_hung_up:
+            return
+        self._is_hung_up = True
+        code, reason = self._ending or (1000, "")
+        with anyio.move_on_after(self._patience.close_s):
+            try:
+                await self._wire.close(code, reason.encode()[:MAX_REASON].decode(errors="ignore"))
+            except WireClosed:
+                return
+
+    def end(self, code: int, reason: str) -> None:
+        """Stop listening, and leave when everything heard is written down. The first reason counts."""
+        if self._ending is None:
+            self._ending = (code, reason)
+        self._reading.cancel()
+
+    async def give_way(self) -> None:
+        self._giving_way = True
+        self.end(4409, "a newer connection of this host took over")
+        with anyio.move_on_after(self._patience.drain_s):
+            await self._drained.wait()
+
+    def release(self) -> None:
+        self._released.set()
+
+    # --- its loops ------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        wire, recorder, clock = self._wire, self._recorder, self._clock
+        while True:
+            try:
+                data = await wire.receive()
+            except WireClosed:
+                return
+            if data is None:
+                return
+            self._heard_at = clock.monotonic()
+            if len(data) > MAX_INBOUND_BYTES:
+                self.end(1009, f"a frame of {len(data)} bytes; {MAX_INBOUND_BYTES} is the limit")
+                return
+            try:
+                change = self._hear(data)
+            except Malformed as error:
+                self._malformed(error)
+                return
+            if change is not None:
+                recorder.put(change, len(data))
+                if not recorder.has_room:
+                    await recorder.wait_room()
+
+    def _hear(self, data: bytes | str) -> Change | None:
+        message = decode_from_gateway(data if isinstance(data, str) else _text(data))
+        self.last_heard_at = now = self._clock.now()
+        match message:
+            case Heartbeat():
+                self._beat(message)
+                return None
+            case Unknown():
+                self._fleet.heard_unknown(self.host_id, message.type)
+                return None
+            case Register():
+                detail = "this connection is registered already; open a new one to change what was said"
+                self._say(Registered(ok=False, error=detail, code="ALREADY_REGISTERED"))
+                return None
+        return self._judge(message, now)
+
+    def _judge(self, message: FromGateway, now: int) -> Change | None:
+        change = self._talk.hear(message, now)
+        if change is None:
+            self._fleet.count("stray")
+            for retort in self._talk.retorts():
+                self._say(retort)
+        return change
+
+    def _beat(self, beat: Heartbeat) -> None:
+        if beat.vitals is not None:
+            self.vitals = beat.vitals
+        if beat.config is not None and beat.config != self._config:
+            self._config = beat.config
+            self._fleet.update(self, self._member())
+            self._recorder.host_changed()
+        self._recorder.beat()
+
+    def _malformed(self, error: Malformed) -> None:
+        log.warning("host sent what is no message", host=self.host_id, error=str(error)[:500])
+        self._fleet.count("malformed")
+        self.end(1007, f"malformed: {error}")
+
+    async def _write(self) -> None:
+        out, wire, clock = self._out, self._wire, self._clock
+        while True:
+            frame = await out.wait_next()
+            self._sending_since = clock.monotonic()
+            try:
+                await wire.send(frame)
+            except WireClosed:
+                self._reading.cancel()
+                return
+            self._sending_since = None
+
+    async def _watch(self) -> None:
+        patience, clock = self._patience, self._clock
+        ping_at = clock.monotonic() + patience.ping_s
+        while True:
+            now = clock.monotonic()
+            if self._recorder.is_holding_up:
+                self._heard_at = now  # it is we who do not listen
+            if now - self._heard_at >= patience.silence_s:
+                self.end(4408, f"nothing heard for {patience.silence_s:g} s")
+                return
+            if self._sending_since is not None and now - self._sending_since >= patience.stuck_s:
+                self.end(4408, f"a frame was not taken for {patience.stuck_s:g} s")
+                return
+            if now >= ping_at:
+                ping_at = now + patience.ping_s
+                self._say(Ping())
+            silent_at = self._heard_at + patience.silence_s
+            stuck_at = now + patience.stuck_s if self._sending_since is None else self._sending_since + patience.stuck_s
+            await anyio.sleep(max(0.001, min(ping_at, silent_at, stuck_at) - now))
+
+    async def _record(self) -> None:
+        await self._recorder.run()
+        self._drained.set()
+
+    def _new_recorder(self) -> Recorder:
+        return Recorder(
+            self._talk,
+            self._out,
+            store=self._store,
+            announcer=self._announcer,
+            clock=self._clock,
+            end=self.end,
+            started=self._started,
+            changed=self._announce_change,
+            count=self._fleet.count,
+        )
+
+    # --- what others ask of it ------------------------------------------------------------------------
+
+    def execute(self, claim: Claim) -> bool:
+        if self._ending is not None:
+            return False
+        assert self._register is not None
+        message = self._talk.execute(claim.spec, claim.record, self._register.capabilities.cwd)
+        return self._out.give(message, claim.record)
+
+    def stop(self, record: Record, *, kill: bool, reason: str | None) -> None:
+        if self._out.take_back(record.id):
+            self._recorder.put(self._talk.never_said(record, self._clock.now()))
+        else:
+            self._say(self._talk.stop(record, reason=reason, kill=kill))
+
+    def configure(self, config: GatewayConfig) -> None:
+        if self._talk.dialect == FULL:
+            self._say(ConfigUpdate(config=config))
+            return
+        base = GatewayConfig(
+            heartbeat_interval=config.heartbeat_interval,
+            task_timeout=config.task_timeout,
+            max_retries=config.max_retries,
+        )
+        self._say(ConfigUpdate(config=base))
+
+    def set_draining(self, draining: bool) -> None:
+        assert self._row is not None
+        self._row = msgspec.structs.replace(self._row, draining=draining)
+        self._fleet.update(self, self._member())
+
+    async def deliver(self, task_id: str) -> None:
+        """Say the inputs of a running task that the agent has not taken, each once on this connection. In the base
+        dialect, which has no names for inputs, each once and never again.
+        """
+        if self._delivering is None:
+            self._delivering = anyio.Lock()
+        async with self._delivering:
+            for waiting in await self._store.open_inputs(task_id):
+                name = (task_id, waiting.input_id)
+                is_again = waiting.state is InputState.SENT
+                if name in self._said_inputs or (is_again and self._talk.dialect == BASE):
+                    continue
+                self._said_inputs.add(name)
+                if not is_again:
+                    await self._store.mark_input(task_id, waiting.input_id, InputState.SENT)
+                self._say(self._talk.input(task_id, waiting.input_id, waiting.content))
+        self._fleet.no_input_waits(task_id)
+
+    async def _started(self, record: Record) -> None:
+        if not self._fleet.may_have_inputs(record):
+            return
+        try:
+            await self.deliver(record.id)
+        except StoreUnavailable as error:  # they are said on the next connection, or with the next input
+            log.warning("inputs wait for the store", task=record.id, error=str(error))
+
+    async def _announce_change(self) -> None:
+        await self._fleet.announce(self.host_id, "host.changed")
+
+    def _say(self, message: FromManager) -> None:
+        if not self._out.say(message):
+            self.end(4429, "the host does not read what it is told")
+
+    def _member(self) -> Member:
+        assert self._register is not None
+        assert self._row is not None
+        return member(
+            self.host_id,
+            self.generation,
+            self._row.capabilities,
+            self._row.agents,
+            labels=self._row.labels,
+            is_draining=self._row.draining,
+            config=self._config,
+            last_assigned_at=self._row.last_assigned_at,
+        )
+
+
+def _text(data: bytes) -> str:
+    """A frame as text. Raises Malformed."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"not UTF-8: {error}") from error

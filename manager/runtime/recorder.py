@@ -1,0 +1,200 @@
+"""Writes down what one host says: everything heard so far in one commit, then announces and confirms it.
+
+The reader puts changes here and never waits for a commit, only for room. Order is kept. When the store cannot take a
+commit it is tried again until it can, and meanwhile nothing that came later overtakes it: a host of the base dialect
+says everything once. It does not know sockets: what is to be said goes into Outbound, and `end` ends the connection.
+
+Invariant: nothing is announced, confirmed or started before its commit.
+Cancelling loses what was not committed; a host of the full dialect says it again.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+import structlog
+
+from manager.core.link import Link, Settled
+from manager.core.tasks import Change, Record
+from manager.errors import StoreUnavailable
+from manager.ports import Announcements, Clock, Store, Taken, Verdict
+from manager.runtime.outbound import Outbound
+from shared_types.api import InputState
+
+MAX_WAITING: Final = 4_096  # changes
+MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
+BATCH: Final = 1_024  # changes in one commit
+SEEN_EVERY_S: Final = 5.0  # a sign of life is written down at most so often
+FIRST_RETRY_S: Final = 0.05
+LAST_RETRY_S: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Recorder:
+    def __init__(
+        self,
+        talk: Link,
+        out: Outbound,
+        *,
+        store: Store,
+        announcer: Announcements,
+        clock: Clock,
+        end: Callable[[int, str], None],
+        started: Callable[[Record], Awaitable[None]],
+        changed: Callable[[], Awaitable[None]],
+        count: Callable[[str, int], None],
+    ) -> None:
+        self._talk = talk
+        self._out = out
+        self._store = store
+        self._announcer = announcer
+        self._clock = clock
+        self._end = end
+        self._started = started
+        self._changed = changed
+        self._count = count
+        self._changes: list[Change] = []
+        self._bytes = 0
+        self._is_closed = False
+        self._beat = False
+        self._is_other = False
+        self._seen_at = clock.monotonic()
+        self._event: anyio.Event | None = None
+        self._room: anyio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Recorder {self._talk.host_id} waiting={len(self._changes)}>"
+
+    # what the reader calls
+
+    def put(self, change: Change, size: int = 0) -> None:
+        self._changes.append(change)
+        self._bytes += size
+        self._wake()
+
+    def beat(self) -> None:
+        """The host gave a sign of life."""
+        if self._clock.monotonic() - self._seen_at >= SEEN_EVERY_S:
+            self._beat = True
+            self._wake()
+
+    def host_changed(self) -> None:
+        """What people see of the host is otherwise than before."""
+        self._is_other = True
+        self._wake()
+
+    def close(self) -> None:
+        """Nothing more will come: `run` ends when everything is written down."""
+        self._is_closed = True
+        self._wake()
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._changes) < MAX_WAITING and self._bytes < MAX_WAITING_BYTES
+
+    @property
+    def is_holding_up(self) -> bool:
+        """The reader waits for us, so a silent host is our own fault."""
+        return self._room is not None
+
+    async def wait_room(self) -> None:
+        while not self.has_room:
+            self._room = anyio.Event()
+            try:
+                await self._room.wait()
+            finally:
+                self._room = None
+
+    # what it does
+
+    async def run(self) -> None:
+        while True:
+            if self._changes:
+                await self._commit(self._take())
+            elif self._beat:
+                self._beat = False
+                await self._write_down_beat()
+            elif self._is_closed:
+                return
+            elif self._is_other:
+                self._is_other = False
+                await self._announce_host()
+            else:
+                event = self._event = anyio.Event()
+                await event.wait()
+
+    def _take(self) -> list[Change]:
+        if len(self._changes) <= BATCH:
+            batch, self._changes = self._changes, []
+            self._bytes = 0
+        else:
+            batch, self._changes = self._changes[:BATCH], self._changes[BATCH:]
+            self._bytes = self._bytes * len(self._changes) // (len(self._changes) + BATCH)
+        if self._room is not None:
+            self._room.set()
+        return batch
+
+    async def _commit(self, batch: list[Change]) -> None:
+        taken = await self._until_taken(batch)
+        self._announcer.taken(taken)
+        settled = self._talk.settle(batch, taken)
+        for message in settled.say:
+            if not self._out.say(message):
+                self._end(4429, "the host does not read what it is told")
+        for (task_id, attempt), seq in settled.acks.items():
+            self._out.ack(task_id, attempt, seq)
+        for task_id, input_id in settled.inputs:
+            await self._taken(task_id, input_id)
+        for record in settled.started:
+            await self._started(record)
+        if settled.verdicts:
+            self._note(settled)
+
+    async def _until_taken(self, batch: list[Change]) -> list[Taken]:
+        pause = FIRST_RETRY_S
+        while True:
+            try:
+                return await self._store.change(batch)
+            except StoreUnavailable as error:
+                log.warning("what a host said waits for the store", host=self._talk.host_id, error=str(error))
+                self._count("store_retries", 1)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LAST_RETRY_S)
+
+    async def _taken(self, task_id: str, input_id: str) -> None:
+        try:
+            await self._store.mark_input(task_id, input_id, InputState.TAKEN)
+        except StoreUnavailable as error:  # it is said again on the next connection, which changes nothing there
+            log.warning("an input counts as not taken", task=task_id, input=input_id, error=str(error))
+
+    def _note(self, settled: Settled) -> None:
+        for verdict, times in settled.verdicts.items():
+            self._count(verdict.name.lower(), times)
+        if settled.is_fenced:
+            self._end(4409, "a newer connection of this host took over")
+        elif settled.is_broken:
+            self._end(4410, "records are missing: begin again from what is confirmed")
+        elif Verdict.ILLEGAL in settled.verdicts:
+            log.warning("a host reported what cannot be", host=self._talk.host_id)
+
+    async def _write_down_beat(self) -> None:
+        self._seen_at = self._clock.monotonic()
+        try:
+            is_welcome = await self._store.host_seen(self._talk.host_id, self._talk.generation, self._clock.now())
+        except StoreUnavailable as error:
+            log.warning("a sign of life was not written down", host=self._talk.host_id, error=str(error))
+            return
+        if not is_welcome:
+            self._end(4401, "REVOKED: this host's token is revoked")
+
+    async def _announce_host(self) -> None:
+        try:
+            await self._changed()
+        except StoreUnavailable as error:
+            log.warning("not announced that a host changed", host=self._talk.host_id, error=str(error))
+
+    def _wake(self) -> None:
+        if self._event is not None:
+            self._event.set()
+            self._event = None

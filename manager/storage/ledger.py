@@ -34,7 +34,7 @@ from manager.storage.rows import (
 from shared_types.api import InputState
 from shared_types.events import StoredEvent
 from shared_types.hosts import AgentInfo, HostCapabilities, canonical_agent
-from shared_types.tasks import FINAL, Task, TaskState
+from shared_types.tasks import FINAL, Reason, Task, TaskState
 
 MAX_HEADS: Final = 100  # queued tasks looked at per queue and claim
 REST_MS: Final = 5_000  # how long a host that had no room, or did not get ready, is not asked again
@@ -104,6 +104,7 @@ class Ledger:
         self._in_transaction = False
         self._task_no = self._top("task")
         self._session_no = self._top("session")
+        (self._newest_session,) = db.execute("SELECT coalesce(max(id), '') FROM session").fetchone()
         self._reload()
         self._counts = dict.fromkeys(TaskState, 0) | {
             TaskState(status): count
@@ -260,8 +261,12 @@ class Ledger:
         """The session's log; a new session when there is none of this name."""
         log = self._logs.get(session_id)
         if log is None:
-            row = self.db.execute("SELECT no, first_kept FROM session WHERE id = ?", (session_id,)).fetchone()
+            # Most sessions are opened by their first task, and their names sort by time: no need to look for those.
+            is_newest = session_id > self._newest_session
+            row = None if is_newest else self.db.execute(_GET_SESSION, (session_id,)).fetchone()
             if row is None:
+                if is_newest:
+                    self._newest_session = session_id
                 self._session_no += 1
                 log = Log(self._session_no, session_id, 1, 0)
                 self._new_sessions.append((log.no, session_id))
@@ -360,16 +365,18 @@ class Ledger:
         if applied.verdict is not Verdict.TAKEN or after is before:
             return Taken(verdict=applied.verdict, heard=before.heard, record=before)
         events = self._write(hot, applied)
-        if after.status is TaskState.QUEUED and before.host_id is not None:
-            events += self._came_back(hot, before.host_id, change)
+        if after.status is TaskState.QUEUED and before.status in ON_A_HOST:
+            events += self._came_back(hot, before, change)
         return Taken(
             verdict=Verdict.TAKEN, heard=after.heard, record=hot.record, status_changed=applied.shown, events=events
         )
 
-    def _came_back(self, hot: Hot, host_id: str, change: Change) -> tuple[StoredEvent, ...]:
+    def _came_back(self, hot: Hot, before: Record, change: Change) -> tuple[StoredEvent, ...]:
         """A host gave a task back. When nobody is left who might take it, it has failed, and says so now."""
-        if host_id not in hot.record.excluded_hosts:
-            self._resting[host_id] = change.now + REST_MS
+        assert before.host_id is not None
+        if change.reason in tasks.PASSING or change.reason == Reason.START_TIMEOUT:
+            self._resting[before.host_id] = change.now + REST_MS
+        if hot.record.excluded_hosts == before.excluded_hosts:
             return ()
         wish = tasks.requirement(hot.spec, hot.record.excluded_hosts)
         if any(_fits(host, wish) for host in self._hosts.values()):
@@ -667,6 +674,7 @@ _PUT_ATTEMPT: Final = (
     "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_no, attempt) DO UPDATE SET"
     " ended_at = excluded.ended_at, outcome = excluded.outcome"
 )
+_GET_SESSION: Final = "SELECT no, first_kept FROM session WHERE id = ?"
 _GET_TASK: Final = (
     "SELECT t.no, t.spec, t.prompt, s.record, s.key_no, n.id FROM task t JOIN standing s ON s.task_no = t.no"
     " JOIN session n ON n.no = t.session_no WHERE t.id = ?"

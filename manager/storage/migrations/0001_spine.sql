@@ -41,8 +41,7 @@ CREATE TABLE standing (
     host_id TEXT,
     deadline_at INTEGER, -- while it is live
     record TEXT NOT NULL,
-    CHECK ((key_no IS NOT NULL) = (status = 'queued')),
-    CHECK ((deadline_at IS NULL) = (status IN ('completed', 'failed', 'timeout', 'aborted', 'lost', 'expired')))
+    CHECK ((key_no IS NOT NULL) = (status = 'queued'))
 ) STRICT;
 
 CREATE INDEX standing_queue ON standing (key_no, priority, task_no) WHERE key_no IS NOT NULL;

@@ -4,9 +4,11 @@ The peers are written from the tables of docs/protocol.md, on another WebSocket 
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -236,7 +238,7 @@ async def linked(tmp_path: Path, manager: BaseManager) -> AsyncIterator[Gateway]
     script.write_text(SCRIPT)
     home = tmp_path / "home"
     home.mkdir(parents=True, exist_ok=True)
-    (home / "gateway.toml").write_text(command_agent("script", script))
+    (home / "gateway.toml").write_text(command_agent("script", script) + command_agent("talker", script, input="lines"))
     async with start_gateway_at(manager.url, home, host_id="ours", token=TOKEN, cwd=tmp_path / "work") as gateway:
         await manager.wait(lambda: any(m["type"] == "register" for m in manager.heard))
         yield gateway
@@ -250,18 +252,24 @@ for line in sys.stdin:
         print(argument, flush=True)
     elif word == "fail":
         sys.exit(argument)
+    elif word == "end":
+        break
     elif word == "wait":
         while True:
             time.sleep(60)
 """
 
 
-def command_agent(name: str, script: Path) -> str:
+def command_agent(name: str, script: Path, **more: str) -> str:
     """The settings that declare an agent of the host's owner."""
-    return f'''
-[agents.{name}]
-argv = ["/usr/bin/env", "python3", "{script}"]
-'''
+    lines = [f"[agents.{name}]", f'argv = ["{sys.executable}", "{script}"]', *(f'{k} = "{v}"' for k, v in more.items())]
+    return "\n".join(lines) + "\n"
+
+
+def text(events: list[dict[str, Any]]) -> str:
+    """What the agent said, once: deltas are repeated by the whole message at its end."""
+    whole = [event["content"] for event in events if event["type"] == "message" and not event["data"]["delta"]]
+    return "".join(whole)
 
 
 @pytest.fixture
@@ -286,9 +294,8 @@ async def test_our_gateway_runs_a_task_for_it(tmp_path: Path, foreign_manager: B
         await foreign_manager.execute("t1", "say hello\nsay world", cwd=str(tmp_path / "work"), agentType="script")
         end = await foreign_manager.wait_end("t1")
 
-    said = [event["content"] for event in foreign_manager.events("t1") if event["type"] == "message"]
     assert foreign_manager.of("t1")[0]["type"] == "task:started"
-    assert "".join(said).split() == ["hello", "world"]
+    assert text(foreign_manager.events("t1")).split() == ["hello", "world"]
     assert all(isinstance(event["timestamp"], int) for event in foreign_manager.events("t1"))
     assert end["type"] == "task:completed"
     assert end["result"]["success"] is True
@@ -332,6 +339,18 @@ async def test_our_gateway_aborts_for_it_and_the_process_is_gone(tmp_path: Path,
     assert end["type"] == "task:failed"
 
 
+async def test_our_gateway_gives_its_input_to_the_agent(tmp_path: Path, foreign_manager: BaseManager):
+    async with linked(tmp_path, foreign_manager):
+        await foreign_manager.execute("t1", "say first", cwd=str(tmp_path / "work"), agentType="talker")
+        await foreign_manager.wait(lambda: foreign_manager.events("t1"))
+        for line in ("say second", "end"):
+            await foreign_manager.say({"type": "task:input", "taskId": "t1", "content": line})
+        end = await foreign_manager.wait_end("t1")
+
+    assert end["type"] == "task:completed"
+    assert text(foreign_manager.events("t1")).split() == ["first", "second"]
+
+
 async def test_our_gateway_answers_its_ping(tmp_path: Path, foreign_manager: BaseManager):
     async with linked(tmp_path, foreign_manager):
         beats = sum(m["type"] == "heartbeat" for m in foreign_manager.heard)
@@ -360,8 +379,11 @@ async def test_what_happens_while_it_is_away_is_told_when_it_is_back(tmp_path: P
         await foreign_manager.wait(lambda: sum(m["type"] == "register" for m in foreign_manager.heard) == 2)
         end = await foreign_manager.wait_end("t1")
 
+    deltas = [
+        e["content"].strip() for e in foreign_manager.events("t1") if e["type"] == "message" and e["data"]["delta"]
+    ]
     assert end["type"] == "task:failed"
-    assert [event["content"].strip() for event in foreign_manager.events("t1") if event["type"] == "message"] == ["up"]
+    assert deltas == ["up"]
 
 
 async def test_our_gateway_survives_a_manager_that_says_odd_things(tmp_path: Path, foreign_manager: BaseManager):

@@ -24,6 +24,11 @@ STOPS: Final = {
     "start_timeout": (Reason.START_TIMEOUT, "It said nothing after it was started."),
     "keeper_lost": (Reason.SUPERVISOR_DIED, "Its supervisor died; nobody can say how it ended."),
     "host_restarted": (Reason.HOST_RESTARTED, "The host restarted while it ran."),
+    "host_stopping": (Reason.HOST_RESTARTED, "The host was shut down while it ran."),
+    "missing_executable": (Reason.MISSING_EXECUTABLE, "Its program could not be found or executed."),
+    "cwd_not_allowed": (Reason.CWD_NOT_ALLOWED, "Its directory is not inside one that this host allows."),
+    "cwd_missing": (Reason.CWD_MISSING, "Its directory is not there."),
+    "spawn_failed": (Reason.SPAWN_FAILED, "It could not be started."),
 }
 AGENT_DONE: Final = "agent_done"
 

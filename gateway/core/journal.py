@@ -24,7 +24,8 @@ _INNER: Final = struct.Struct("<QQBB")
 PARTIAL: Final = 1
 MAX_KEY: Final = 256  # bytes of a write's key
 MAX_SLICE: Final = 256 * 1024  # longer lines come as several records
-MAX_DATA: Final = MAX_SLICE + MAX_KEY + 1  # a slice of a write, behind its key
+MAX_WRITE: Final = 4 * 1024 * 1024  # what is written to the agent is one record, however long
+MAX_DATA: Final = MAX_KEY + 1 + MAX_WRITE
 MAX_NOTE: Final = 4096  # NOTE, GAP and EXIT are shorter
 
 
@@ -33,7 +34,7 @@ class Stream(IntEnum):
 
     OUT = 1  # a line of stdout, without its newline
     ERR = 2  # a line of stderr
-    IN = 3  # written to stdin: `key` NUL bytes; each slice of a long write repeats the key
+    IN = 3  # written to stdin: `key` NUL bytes; never partial
     NOTE = 4  # JSON of the keeper: {"note": "spawned" | "stopping" | "stdin_closed" | ..., ...}
     EXIT = 5  # JSON: ExitFacts; always the last record
     GAP = 6  # JSON: {"records": n, "bytes": n}: output that could not be kept

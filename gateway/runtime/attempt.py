@@ -1,0 +1,175 @@
+"""An attempt's directory on this host: where its things are, whether its keeper lives, how it ended.
+
+    <home>/attempts/<uid>/   attempt    our mark: only a directory that has it is ever deleted
+                             private/   files of the agent's launch, its TMPDIR
+                             lock, state.json, journal, ctl.sock, exit.json, keeper.log   the keeper's (keeper.py)
+
+Nothing is remembered here: every question is put to the directory and to the operating system.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+import structlog
+
+from gateway.core.journal import HEADER, MAX_NOTE, ExitFacts, Record, Stream, exit_facts, exit_record
+from gateway.runtime import keeper
+
+MARK: Final = "attempt"
+PRIVATE: Final = "private"
+_UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_GONE: Final = ".gone-"
+_PATIENCE_S: Final = 20.0  # for a keeper that has written its last record and is about to exit
+_SWEEPS: Final = 500
+
+_log = structlog.get_logger(__name__)
+
+
+class State(msgspec.Struct, rename="camel"):
+    """Who the keeper is, or was."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+
+
+class _Exit(msgspec.Struct):
+    seq: int
+    at: int
+    facts: msgspec.Raw
+
+
+def directory(home: Path, uid: str) -> Path:
+    """Raises ValueError for what is no name of an attempt."""
+    if not _UID.fullmatch(uid):
+        raise ValueError(f"{uid!r} is not the name of an attempt")
+    return home / "attempts" / uid
+
+
+def make(home: Path, uid: str) -> Path:
+    """The attempt's directory with our mark and `private/`, made where they are missing; nobody else may look in."""
+    path = directory(home, uid)
+    for part in (path.parent, path, path / PRIVATE):
+        part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.chmod(0o700)
+    (path / MARK).touch(mode=0o600)
+    return path
+
+
+def found(home: Path) -> list[str]:
+    """The attempts whose directories are there, running or not."""
+    attempts = home / "attempts"
+    if not attempts.is_dir():
+        return []
+    return sorted(path.name for path in attempts.iterdir() if _UID.fullmatch(path.name) and (path / MARK).is_file())
+
+
+def forget(home: Path, uid: str) -> None:
+    """Delete an attempt that is over. Blocks; waits for a keeper that is just about to exit, and raises
+    TimeoutError for one that is not. A directory without our mark is left alone.
+    """
+    path = directory(home, uid)
+    if path.is_symlink() or not (path / MARK).is_file():
+        return
+    give_up_at = time.monotonic() + _PATIENCE_S
+    while is_kept(path):
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"attempt {uid} still has its keeper")
+        time.sleep(0.005)
+    path.rename(path.with_name(_GONE + uid))  # from here on it is not found any more, however far we get
+    for gone in path.parent.glob(_GONE + "*"):
+        _delete(gone)
+
+
+def _delete(path: Path) -> None:
+    for folder, _, _ in os.walk(path):  # never through a link
+        os.chmod(folder, 0o700)  # an agent may have left directories that nobody may write to
+    shutil.rmtree(path)
+
+
+def was_started(path: Path) -> bool:
+    """A keeper has taken the attempt on: its agent may have run, and will not be started again."""
+    return (path / "state.json").exists()
+
+
+def is_kept(path: Path) -> bool:
+    """Its keeper lives. The kernel lets go of the lock with the process, whatever becomes of it."""
+    try:
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def state(path: Path) -> State | None:
+    """None before the keeper has said who it is."""
+    try:
+        return msgspec.json.decode((path / "state.json").read_bytes(), type=State)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def last_record(path: Path) -> Record | None:
+    """The EXIT record: from exit.json, or from the journal should the keeper have died between the two."""
+    try:
+        said = msgspec.json.decode((path / "exit.json").read_bytes(), type=_Exit)
+    except FileNotFoundError:
+        return _end_of_journal(path)
+    return Record(said.seq, said.at, Stream.EXIT, bytes(said.facts))
+
+
+def _end_of_journal(path: Path) -> Record | None:
+    try:
+        with (path / "journal").open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - MAX_NOTE - HEADER.size))
+            return exit_record(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def ending(path: Path) -> ExitFacts | None:
+    record = last_record(path)
+    return None if record is None else exit_facts(record.data)
+
+
+def dial(path: Path) -> socket.socket:
+    """A connection to the attempt's keeper. Through a handle on the directory: a socket's name must be short.
+    Raises OSError when nobody answers.
+    """
+    folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        line.setblocking(False)
+        line.connect(f"/proc/self/fd/{folder}/ctl.sock")
+    except BaseException:
+        line.close()
+        raise
+    finally:
+        os.close(folder)
+    return line
+
+
+async def sweep(uid: str) -> None:
+    """After a keeper that died without ending its agent: the kernel has killed the agent; kill what it had started.
+    What threw away its environment as well as its parents is not found.
+    """
+    for _ in range(_SWEEPS):
+        if not await anyio.to_thread.run_sync(keeper.kill_strays, uid):
+            return
+        await anyio.sleep(0.01)  # dying takes a moment, and may have children
+    _log.error("attempt.survivors", uid=uid)

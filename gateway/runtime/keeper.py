@@ -1,0 +1,1181 @@
+"""The keeper of one agent: a small process of its own that starts the agent, writes down all it says, and ends it.
+
+    python -I -S keeper.py < spec.json        the first process forks twice and stays only to report the start
+
+It outlives the gateway: nothing here needs one, so an agent goes on while its gateway is restarted, crashed or
+upgraded, and its time limits hold with nobody there. It imports nothing of ours (what runs is what was started,
+whatever has been installed since), has one thread and one loop, and asks the operating system, not itself, for truth.
+
+    the attempt's directory    lock        held for life: who holds it lives
+                               state.json  made before the agent is started, once: an attempt starts at most once
+                               journal     gateway/core/journal.py says what its bytes mean
+                               ctl.sock    one JSON per line: hello, write, stop; `{"seq": n}` when the journal grew
+                               exit.json   how it ended, even when the disk had no room for the journal's last record
+                               keeper.log  only if the keeper itself fails
+
+Invariants
+* Everything the agent says is read, always; what cannot be kept is counted. Memory does not grow with it.
+* A write to the agent is in the journal before its first byte is written, once for each key. Should the keeper die
+  in between, the agent dies with it (PR_SET_PDEATHSIG), so nobody ever writes it twice.
+* After every end, also a normal one, nothing of the agent's tree is left. Orphans come to us (child subreaper) and
+  only children of ours are signalled, whose pids cannot be used again before we reap them. When the kernel says that
+  we have no child, there is no descendant; what left the tree some other way carries our cookie in its environment.
+"""
+
+from __future__ import annotations
+
+import binascii
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from zlib import crc32
+
+TYPE_CHECKING = False  # `typing` costs milliseconds at every start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What the first process exits with.
+STARTED, BAD_SPEC, NOT_SPAWNED, BROKEN, BUSY, SPENT = 0, 64, 69, 70, 75, 76
+
+VERSION = 1
+COOKIE = "FLEETGATE_ATTEMPT"
+OUT, ERR, IN, NOTE, EXIT, GAP = 1, 2, 3, 4, 5, 6
+PARTIAL = 1
+OUTER, INNER = struct.Struct("<II"), struct.Struct("<QQBB")
+HEADER_SIZE = OUTER.size + INNER.size
+SLICE = 256 * 1024
+CHUNK = 64 * 1024
+CHUNKS = 1024  # at once, where a writer could keep us for ever
+MAX_KEY = 256
+MAX_WRITE = 4 * 1024 * 1024
+MAX_REQUEST = 6 * 1024 * 1024
+MAX_WAITING = 8 * 1024 * 1024  # for an agent that does not read
+MAX_PEERS = 32
+RESERVE = 64 * 1024
+
+LINGER_S = 2.0  # how long what holds stdout may go on after the agent
+LEFTOVER_S = 1.0  # between TERM and KILL for what the agent left behind
+SYNC_S = 1.0
+RETRY_S = 1.0  # after the disk was full
+HINT_S = 0.002
+SWEEP_S = 0.01
+REAP_S = 5.0
+NEVER = float("inf")
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+IN_MODIFY = 2
+
+monotonic = time.monotonic
+
+
+def wall_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_REALTIME) // 1_000_000
+
+
+def complain(sentence: str) -> None:
+    """Into keeper.log, for people."""
+    try:
+        os.write(2, f"{wall_ms()} {sentence}\n".encode(errors="replace"))
+    except OSError:  # the log is on the disk that we complain about: there is nobody left to tell
+        return
+
+
+def start_time(pid: int | str) -> int:
+    """In clock ticks since boot: with the pid, an identity that is never used again."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        return int(stat.read().rpartition(b")")[2].split()[19])
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------
+
+
+class Spec:
+    """What to start and how, from JSON. Raises ValueError, KeyError or TypeError for anything else."""
+
+    def __init__(self, raw: bytes) -> None:
+        said = json.loads(raw)
+        if said["v"] != VERSION:
+            raise ValueError(f"a spec of version {said['v']!r}")
+        self.directory = self.text(said["dir"])
+        self.uid = self.text(said["uid"])
+        self.argv = [self.text(word) for word in said["argv"]]
+        self.env = {self.text(name): self.text(value) for name, value in said["env"].items()}
+        self.cwd = self.text(said["cwd"])
+        self.roots = [self.text(root) for root in said["roots"]]
+        self.stdin = self.text(said["stdin"])
+        self.input = binascii.a2b_base64(said["input"])
+        self.stdout_to_file = bool(said["stdoutToFile"])
+        self.run_s = self.seconds(said["runMs"])
+        self.idle_s = self.seconds(said["idleMs"])
+        self.first_output_s = self.seconds(said["firstOutputMs"])
+        self.grace_s = self.seconds(said["graceMs"])
+        self.budget_s = self.seconds(said["budgetMs"])
+        self.cap = int(said["capBytes"])
+        self.nice = int(said["nice"])
+        self.oom_score_adj = None if said["oomScoreAdj"] is None else int(said["oomScoreAdj"])
+        if not self.argv or not self.uid or self.stdin not in ("pipe", "once", "null"):
+            raise ValueError("an empty argv, no uid or an unknown way of stdin")
+        self.env[COOKIE] = self.uid
+
+    @staticmethod
+    def text(value: object) -> str:
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError(f"not a text without NUL: {type(value).__name__}")
+        return value
+
+    @staticmethod
+    def seconds(value: float | None) -> float:
+        return NEVER if value is None else value / 1000
+
+
+class CannotStart(Exception):
+    """The agent was not started; `reason` is one of the stable codes."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """Numbers and appends records. What does not fit (the cap, a full disk) is counted, and the count is a record."""
+
+    def __init__(self, directory: int, cap: int) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        self.fd = os.open("journal", flags, 0o600, dir_fd=directory)
+        self.directory = directory
+        self.cap = cap
+        self.seq = 0
+        self.size = 0
+        self.lost_records = 0
+        self.lost_bytes = 0
+        self.capped = False
+        self.torn = False
+        self.retry_at = 0.0  # not 0: the disk was full, do not try again before
+        self.sync_at = NEVER
+
+    def reserve(self) -> None:
+        """Space for the last words of a run that filled the disk."""
+        for name, size in (("reserve", RESERVE), ("exit.tmp", 4096)):
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=self.directory)
+            try:
+                os.posix_fallocate(fd, 0, size)
+            finally:
+                os.close(fd)
+
+    def output(self, stream: int, lines: list[bytes], flags: int) -> None:
+        if self.capped or (self.retry_at and not self._has_room_again()):
+            self._lose(lines)
+            return
+        size = sum(map(len, lines)) + HEADER_SIZE * len(lines)
+        if self.size + size > self.cap:
+            self.capped = True
+            self.say(NOTE, {"note": "capped", "bytes": self.cap})
+            self._lose(lines)
+            return
+        kept = self._append(stream, lines, flags)
+        if kept < len(lines):
+            self._lose(lines[kept:])
+
+    def take(self, key: bytes, data: bytes) -> bool:
+        """Something to be written to the agent. False: it could not be written down."""
+        return self._append(IN, [b"%s\0%s" % (key, data)], 0) == 1
+
+    def say(self, stream: int, facts: dict[str, object]) -> bool:
+        """A word of ours. One that cannot be kept is counted like any other record."""
+        data = json.dumps(facts, separators=(",", ":")).encode()
+        if self._append(stream, [data], 0):
+            return True
+        if stream == NOTE:
+            self._lose([data])
+        return False
+
+    def finish(self, facts: dict[str, object]) -> None:
+        """The last record, and the same in exit.json, which needs no free space at all."""
+        self._unlink("reserve")
+        self._report_gap()
+        at = wall_ms()
+        seq = self.seq + 1
+        if not self.say(EXIT, facts):
+            complain("no room for the exit record: it is only in exit.json")
+        self.sync()
+        data = json.dumps({"v": VERSION, "seq": seq, "at": at, "facts": facts}).encode()
+        fd = os.open("exit.tmp", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=self.directory)
+        os.pwrite(fd, data, 0)
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+        os.close(fd)
+        os.rename("exit.tmp", "exit.json", src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        os.fsync(self.directory)
+
+    def sync(self) -> None:
+        self.sync_at = NEVER
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            complain(f"journal: {error}")
+
+    def _append(self, stream: int, lines: list[bytes], flags: int) -> int:
+        """How many of `lines` are kept. All go in one write."""
+        at = wall_ms()
+        seq = self.seq
+        parts: list[bytes] = []
+        for line in lines:
+            seq += 1
+            inner = INNER.pack(seq, at, stream, flags)
+            parts += (OUTER.pack(len(line), crc32(line, crc32(inner))), inner, line)
+        data = b"".join(parts)
+        written = self._write(data)
+        if written == len(data):
+            self.seq = seq
+            self.size += written
+            return len(lines)
+        kept = size = 0
+        for line in lines:
+            if size + HEADER_SIZE + len(line) > written:
+                break
+            size += HEADER_SIZE + len(line)
+            kept += 1
+        self.seq += kept
+        self.size += size
+        self._cut()
+        return kept
+
+    def _write(self, data: bytes) -> int:
+        if self.torn:
+            return 0
+        now = monotonic()
+        try:
+            written = os.write(self.fd, data)
+        except OSError as error:  # ENOSPC, EDQUOT, EIO, EFBIG: the world's; the agent goes on
+            if not self.retry_at:
+                complain(f"journal: {error}")
+            written = 0
+        if written < len(data):
+            self.retry_at = now + RETRY_S
+        if self.sync_at == NEVER:
+            self.sync_at = now + SYNC_S
+        return written
+
+    def _cut(self) -> None:
+        """Nothing but whole records may stand in the journal."""
+        try:
+            os.ftruncate(self.fd, self.size)
+        except OSError as error:
+            self.torn = True  # what came behind could not be read: the journal ends here
+            complain(f"journal: cannot cut: {error}")
+
+    def _has_room_again(self) -> bool:
+        now = monotonic()
+        if now < self.retry_at or not self._report_gap():
+            return False
+        self.retry_at = 0.0
+        return True
+
+    def _report_gap(self) -> bool:
+        if self.lost_records and not self.say(GAP, {"records": self.lost_records, "bytes": self.lost_bytes}):
+            return False
+        self.lost_records = self.lost_bytes = 0
+        return True
+
+    def _lose(self, lines: list[bytes]) -> None:
+        self.lost_records += len(lines)
+        self.lost_bytes += sum(map(len, lines))
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self.directory)
+        except FileNotFoundError:
+            return  # a start that failed before there was one
+
+
+class Lines:
+    """Cuts one stream into lines, and lines into slices. Keeps at most one slice back."""
+
+    def __init__(self, journal: Journal, stream: int) -> None:
+        self.journal = journal
+        self.stream = stream
+        self.carry = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        """At most CHUNK bytes."""
+        if b"\n" not in chunk:
+            self.carry += chunk
+            if len(self.carry) > SLICE:
+                self.journal.output(self.stream, [bytes(self.carry[:SLICE])], PARTIAL)
+                del self.carry[:SLICE]
+            return
+        lines = (bytes(self.carry) + chunk).split(b"\n")
+        self.carry[:] = lines.pop()
+        if len(lines[0]) > SLICE:
+            self.journal.output(self.stream, [lines[0][:SLICE]], PARTIAL)
+            lines[0] = lines[0][SLICE:]
+        self.journal.output(self.stream, lines, 0)
+
+    def end(self) -> None:
+        """The last line counts, newline or not."""
+        if self.carry:
+            self.journal.output(self.stream, [bytes(self.carry)], 0)
+            self.carry.clear()
+
+
+# --- the agent --------------------------------------------------------------------------------------------------
+
+
+class Libc:
+    """The calls for which the standard library has no words."""
+
+    def __init__(self) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+
+    def prctl(self, option: int, value: int) -> None:
+        if self.libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+            self._fail("prctl")
+
+    def forget(self, fd: int, size: int) -> None:
+        """Give back the disk space of a file's first bytes; where a file system cannot, they stay until the end."""
+        if self.libc.fallocate(fd, PUNCH_HOLE, 0, size) != 0 and ctypes.get_errno() != errno.EOPNOTSUPP:
+            self._fail("fallocate")
+
+    def watch(self, path: str) -> int:
+        fd = self.libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if fd < 0 or self.libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) < 0:
+            self._fail("inotify")
+        return int(fd)
+
+    def _fail(self, call: str) -> None:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}")
+
+
+def enter(spec: Spec) -> int:
+    """The working directory, opened, then judged by where it really is: what is judged is what is used."""
+    try:
+        fd = os.open(spec.cwd, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise CannotStart("cwd_missing", f"{spec.cwd}: {error.strerror}") from error
+    real = os.readlink(f"/proc/self/fd/{fd}")
+    for root in spec.roots:
+        try:
+            root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            continue  # a root that does not exist allows nothing
+        allowed = os.readlink(f"/proc/self/fd/{root_fd}").rstrip("/")
+        os.close(root_fd)
+        if real == allowed or real.startswith(allowed + "/"):
+            return fd
+    os.close(fd)
+    raise CannotStart("cwd_not_allowed", f"{spec.cwd} is {real}, which is in no allowed directory")
+
+
+class Child:
+    """The agent as it was started: its pid and our ends of its pipes."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.stdin = stdin  # -1: it has none
+        self.stdout = stdout  # -1: a file
+        self.stderr = stderr
+
+
+def spawn(spec: Spec, libc: Libc, umask: int, stdout_file: int) -> Child:
+    """Raises CannotStart; then nothing was started."""
+    cwd = enter(spec)
+    ours: list[int] = []
+    theirs: list[int] = [cwd]
+
+    def pipe(to_child: bool) -> tuple[int, int]:
+        read, write = os.pipe()
+        theirs.append(read if to_child else write)
+        ours.append(write if to_child else read)
+        os.set_blocking(ours[-1], False)
+        return theirs[-1], ours[-1]
+
+    child_stdin, stdin = (os.open(os.devnull, os.O_RDONLY), -1) if spec.stdin == "null" else pipe(True)
+    child_stdout, stdout = (stdout_file, -1) if stdout_file >= 0 else pipe(False)
+    child_stderr, stderr = pipe(False)
+    failure, say_failure = os.pipe()
+    us = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise CannotStart("spawn_failed", f"fork: {error.strerror}") from error
+    if pid == 0:
+        stage = "prepare"
+        try:
+            signal.set_wakeup_fd(-1)
+            os.setsid()
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != us:  # the keeper died before the kernel knew that we want to die with it
+                os._exit(127)
+            stage = "cwd"
+            os.fchdir(cwd)
+            stage = "prepare"
+            for fd, number in ((child_stdin, 0), (child_stdout, 1), (child_stderr, 2)):
+                os.dup2(fd, number)
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                if signal.getsignal(number) is not signal.SIG_DFL:
+                    signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.umask(umask)
+            if spec.nice:
+                os.nice(spec.nice)
+            if spec.oom_score_adj is not None:
+                with open("/proc/self/oom_score_adj", "w") as score:
+                    score.write(str(spec.oom_score_adj))
+            stage = "exec"
+            os.execve(spec.argv[0], spec.argv, spec.env)  # noqa: S606  # no shell is the point
+        except OSError as error:
+            os.write(say_failure, f"{stage} {error.errno}".encode())
+        except BaseException:  # whatever it is, silence would be taken for success
+            os.write(say_failure, f"{stage} {errno.EINVAL}".encode())
+            raise
+        finally:
+            os._exit(127)
+    for fd in {*theirs, child_stdin, say_failure}:
+        os.close(fd)
+    failed = os.read(failure, 100)
+    os.close(failure)
+    if not failed:
+        return Child(pid, stdin, stdout, stderr)
+    os.waitpid(pid, 0)
+    for fd in ours:
+        os.close(fd)
+    stage, _, number_text = failed.decode().partition(" ")
+    number = int(number_text)
+    reason = "cwd_not_allowed" if stage == "cwd" else "spawn_failed"
+    if stage == "exec" and number in (errno.ENOENT, errno.ENOTDIR):
+        reason = "missing_executable"
+    raise CannotStart(reason, f"{spec.cwd if stage == 'cwd' else spec.argv[0]}: {os.strerror(number)}")
+
+
+class Stdin:
+    """Our end of the agent's stdin: writes what it takes, keeps the rest."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.waiting: list[memoryview] = []
+        self.size = 0
+        self.is_closing = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.fd >= 0 and not self.is_closing
+
+    def put(self, data: bytes, close: bool) -> None:
+        if data:
+            self.waiting.append(memoryview(data))
+            self.size += len(data)
+        self.is_closing = self.is_closing or close
+
+    def flush(self) -> str | None:
+        """Write what can be written. Answers who closed it, when it was closed just now."""
+        while self.waiting:
+            try:
+                written = os.write(self.fd, self.waiting[0])
+            except BlockingIOError:
+                return None
+            except OSError:  # EPIPE: the agent has closed it, or is gone; that is its right
+                self.close()
+                return "agent"
+            self.size -= written
+            if written == len(self.waiting[0]):
+                self.waiting.pop(0)
+            else:
+                self.waiting[0] = self.waiting[0][written:]
+        if self.is_closing and self.fd >= 0:
+            self.close()
+            return "us"
+        return None
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+        self.waiting.clear()
+        self.size = 0
+
+
+class OutputFile:
+    """A regular file as the agent's stdout, for programs that lose the tail of a pipe when they exit."""
+
+    def __init__(self, directory: int, libc: Libc) -> None:
+        self.libc = libc
+        self.write_fd = os.open("stdout", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+        self.fd = os.open("stdout", os.O_RDONLY, dir_fd=directory)
+        os.unlink("stdout", dir_fd=directory)  # it lives as long as somebody has it open
+        self.events = libc.watch(f"/proc/self/fd/{self.fd}")
+        self.read_up_to = 0
+        self.forgotten = 0
+
+    def read(self) -> bytes:
+        chunk = os.pread(self.fd, CHUNK, self.read_up_to)
+        self.read_up_to += len(chunk)
+        if self.read_up_to - self.forgotten >= 4 * 1024 * 1024:
+            self.forgotten = self.read_up_to
+            self.libc.forget(self.write_fd, self.forgotten)
+        return chunk
+
+    def drain_events(self) -> None:
+        try:
+            os.read(self.events, 64 * 1024)
+        except BlockingIOError:
+            return
+
+
+# --- the tree ---------------------------------------------------------------------------------------------------
+
+
+def children() -> list[int]:
+    """Our children, dead ones too."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/self/task/{me}/children", "rb") as listed:
+            return [int(pid) for pid in listed.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [pid for pid in pids() if parent(pid) == me]
+
+
+def has_children() -> bool:
+    """The kernel's own answer, living or dead."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def kill_strays(uid: str) -> list[int]:
+    """Kill what left the tree but carries our cookie. The handle is taken before the look, so that what dies in
+    between, and whoever gets its pid, is not hit.
+    """
+    cookie = f"{COOKIE}={uid}".encode()
+    me = os.getpid()
+    found = []
+    for pid in pids():
+        if pid == me:
+            continue
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            continue  # gone, or a thread's
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as environ:
+                if cookie not in environ.read().split(b"\0"):
+                    continue
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            found.append(pid)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # gone, or another user's, which cannot be ours
+        finally:
+            os.close(handle)
+    return found
+
+
+def send(pid: int, *signals: int, group: bool = False) -> None:
+    for number in signals:
+        try:
+            (os.killpg if group else os.kill)(pid, number)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            continue  # it has become another user's: counted among the survivors when its time is up
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------
+
+RUNNING, STOPPING, LINGERING, SWEEPING, GONE = "running", "stopping", "lingering", "sweeping", "gone"
+
+
+class Peer:
+    """One connection to ctl.sock."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.heard = bytearray()
+        self.to_say = bytearray()
+        self.follows = False
+        self.hinted = 0
+
+
+class Keeper:
+    """The loop, and the agent's way through it:
+
+    RUNNING    stop, a time limit          STOPPING   TERM and CONT now, KILL after the grace
+    RUNNING    the agent exits             LINGERING  what it left may finish its output
+    STOPPING   the agent exits             SWEEPING
+    LINGERING  output ended, or LINGER_S   SWEEPING   TERM, KILL, again and again
+    SWEEPING   no child, no stray          GONE
+    any        the kill budget is over     GONE       with a note of who survived
+    """
+
+    def __init__(self, spec: Spec, libc: Libc, journal: Journal, directory: int) -> None:
+        self.spec = spec
+        self.libc = libc
+        self.journal = journal
+        self.directory = directory
+        self.phase = RUNNING
+        self.poller = select.poll()
+        self.handlers: dict[int, Callable[[int, int], object]] = {}
+        self.lines = {OUT: Lines(journal, OUT), ERR: Lines(journal, ERR)}
+        self.open: dict[int, int] = {}  # our ends of its output pipes -> stream
+        self.file: OutputFile | None = None
+        self.peers: dict[int, Peer] = {}
+        self.keys: set[str] = set()
+        self.hint_at = 0.0
+        self.hinted = 0
+        self.stop_reason: str | None = None
+        self.told_to_end = False
+        self.is_killing = False
+        self.signalled: set[int] = set()
+        self.run_at = self.first_at = self.kill_at = self.linger_until = self.sweep_at = self.give_up_at = NEVER
+        self.reap_at = self.file_at = NEVER
+        self.code: int | None = None
+        self.signal: int | None = None
+        self.started = self.active = monotonic()
+        self.duration_s = 0.0
+
+    # -- start
+
+    def listen(self) -> None:
+        """Before the agent is started: nothing runs that could not be stopped."""
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self.listener.bind(f"/proc/self/fd/{self.directory}/ctl.sock")  # never longer than a socket's name may be
+        self.listener.listen(MAX_PEERS)
+        self.watch(self.listener.fileno(), select.POLLIN, self.on_connect)
+        self.woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, self.on_told)
+        self.watch(self.woken, select.POLLIN, self.on_wake)
+
+    def start(self, umask: int) -> Child:
+        if self.spec.stdout_to_file:
+            self.file = OutputFile(self.directory, self.libc)
+        child = spawn(self.spec, self.libc, umask, -1 if self.file is None else self.file.write_fd)
+        self.child = child
+        self.leader = child.pid  # 0 when it has been reaped
+        self.stdin = Stdin(child.stdin)
+        now = self.started = self.active = monotonic()
+        self.run_at = now + self.spec.run_s
+        self.first_at = now + self.spec.first_output_s
+        self.reap_at = now + REAP_S
+        self.watch(child.pidfd, select.POLLIN, self.on_exit)
+        if child.stdout >= 0:
+            self.open[child.stdout] = OUT
+        self.open[child.stderr] = ERR
+        for fd in self.open:
+            self.watch(fd, select.POLLIN, self.read_output)
+        if self.file is not None:
+            self.watch(self.file.events, select.POLLIN, self.on_file)
+        self.journal.say(NOTE, {"note": "spawned", "pid": child.pid})
+        if self.spec.stdin != "null":
+            if self.spec.input:
+                self.keys.add("launch")
+                self.journal.take(b"launch", self.spec.input)
+            self.stdin.put(self.spec.input, self.spec.stdin == "once")
+            self.flush_stdin()
+        self.spec.input = b""
+        self.spec.env.clear()
+        return child
+
+    def watch(self, fd: int, events: int, handler: Callable[[int, int], object]) -> None:
+        self.handlers[fd] = handler
+        self.poller.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        if self.handlers.pop(fd, None) is not None:
+            self.poller.unregister(fd)
+
+    # -- the loop
+
+    def run(self) -> None:
+        while self.phase != GONE:
+            wait = self.next_at() - monotonic()
+            timeout = None if wait == NEVER else max(0, int(wait * 1000) + 1) if wait > 0 else 0
+            for fd, events in self.poller.poll(timeout):
+                handler = self.handlers.get(fd)
+                if handler is not None:  # an earlier one of this round may have closed it
+                    handler(fd, events)
+            self.tick(monotonic())
+        self.finish()
+
+    def next_at(self) -> float:
+        due = min(self.journal.sync_at, self.kill_at, self.linger_until, self.sweep_at, self.reap_at)
+        due = min(due, self.file_at, self.give_up_at)
+        if self.phase == RUNNING:
+            due = min(due, self.run_at, self.first_at, self.active + self.spec.idle_s)
+        if self.hinted < self.journal.seq and self.peers:
+            due = min(due, self.hint_at)
+        return due
+
+    def tick(self, now: float) -> None:
+        if self.phase == RUNNING:
+            if self.told_to_end:
+                self.stop("host_stopping", self.spec.grace_s)
+            elif now >= self.run_at:
+                self.stop("run_timeout", self.spec.grace_s)
+            elif now >= self.first_at:
+                self.stop("start_timeout", self.spec.grace_s)
+            elif now >= self.active + self.spec.idle_s:
+                self.stop("idle_timeout", self.spec.grace_s)
+        if self.phase == STOPPING and now >= self.kill_at:
+            self.kill_at = NEVER
+            self.is_killing = True
+            self.signal_tree(signal.SIGKILL)
+        if now >= self.file_at:
+            self.read_file()
+        if self.phase == STOPPING and now >= self.give_up_at:
+            self.duration_s = now - self.started
+            self.give_up([self.leader])
+        if self.phase == LINGERING and (not self.open or now >= self.linger_until):
+            self.begin_sweep(now)
+        if self.phase == SWEEPING and now >= self.sweep_at:
+            self.sweep(now)
+        if now >= self.reap_at:
+            self.reap_at = now + REAP_S
+            self.reap()
+        if now >= self.journal.sync_at:
+            self.journal.sync()
+        if self.hinted < self.journal.seq and now >= self.hint_at:
+            self.hinted = self.journal.seq
+            self.hint_at = now + HINT_S
+            for peer in list(self.peers.values()):
+                self.hint(peer)
+
+    def on_told(self, number: int, frame: object) -> None:
+        self.told_to_end = True
+
+    def on_wake(self, fd: int, events: int) -> None:
+        """A child changed, or we were told to end; tick() does what there is to do."""
+        os.read(self.woken, 4096)
+        self.reap_at = 0.0
+        if self.phase == SWEEPING:
+            self.sweep_at = 0.0
+
+    # -- what the agent says
+
+    def read_output(self, fd: int, events: int = select.POLLIN) -> bool:
+        """One chunk. False when there is nothing now, or nothing more."""
+        try:
+            chunk = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return False
+        stream = self.open[fd]
+        if not chunk:
+            self.lines[stream].end()
+            self.unwatch(fd)
+            os.close(fd)
+            del self.open[fd]
+            return False
+        self.heard(stream, chunk)
+        return True
+
+    def heard(self, stream: int, chunk: bytes) -> None:
+        self.active = monotonic()
+        self.first_at = NEVER
+        self.lines[stream].feed(chunk)
+
+    def on_file(self, fd: int, events: int) -> None:
+        assert self.file is not None
+        self.file.drain_events()
+        self.read_file()
+
+    def read_file(self) -> None:
+        """Not all at once: there may be more for ever."""
+        assert self.file is not None
+        self.file_at = NEVER
+        for _ in range(CHUNKS):
+            chunk = self.file.read()
+            if not chunk:
+                return
+            self.heard(OUT, chunk)
+        self.file_at = 0.0
+
+    # -- what is said to the agent
+
+    def write(self, key: str, data: bytes, close: bool) -> str:
+        """`ok`: it is in the journal, now or already, and so was or will be written; once."""
+        if key in self.keys:
+            return "ok"
+        if self.phase != RUNNING and self.phase != STOPPING:
+            return "ended"
+        if not self.stdin.is_open:
+            return "closed"
+        if self.stdin.size and self.stdin.size + len(data) > MAX_WAITING:
+            return "full"
+        if not self.journal.take(key.encode(), data):
+            return "disk_full"
+        self.keys.add(key)
+        self.active = monotonic()
+        self.stdin.put(data, close)
+        self.flush_stdin()
+        return "ok"
+
+    def flush_stdin(self) -> None:
+        fd = self.stdin.fd
+        closed_by = self.stdin.flush()
+        if self.stdin.waiting and fd not in self.handlers:
+            self.watch(fd, select.POLLOUT, lambda *_: self.flush_stdin())
+        elif not self.stdin.waiting:
+            self.unwatch(fd)
+        if closed_by is not None:
+            self.journal.say(NOTE, {"note": "stdin_closed", "by": closed_by})
+
+    # -- the end
+
+    def stop(self, reason: str, grace_s: float) -> None:
+        """TERM, and KILL after the grace. The first reason stays; a later call can only make it quicker."""
+        now = monotonic()
+        if self.phase == RUNNING:
+            self.phase = STOPPING
+            self.stop_reason = reason
+            self.kill_at = now + grace_s
+            self.give_up_at = self.kill_at + self.spec.budget_s
+            self.journal.say(NOTE, {"note": "stopping", "reason": reason, "graceMs": int(grace_s * 1000)})
+            if grace_s > 0:
+                send(self.leader, signal.SIGTERM, signal.SIGCONT, group=True)
+        elif self.phase == LINGERING:
+            self.begin_sweep(now)
+            self.kill_at = min(self.kill_at, now + grace_s)
+        elif not self.is_killing:
+            self.kill_at = min(self.kill_at, now + grace_s)
+
+    def on_exit(self, fd: int, events: int) -> None:
+        """The agent itself has exited. It stays a zombie for now, so that its group cannot become another's."""
+        now = monotonic()
+        self.unwatch(self.child.pidfd)
+        os.close(self.child.pidfd)
+        ended = os.waitid(os.P_PID, self.leader, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        if ended.si_code == os.CLD_EXITED:
+            self.code = ended.si_status
+        else:
+            self.signal = ended.si_status
+        self.duration_s = now - self.started
+        if self.phase == STOPPING:
+            self.begin_sweep(now)
+        else:
+            self.phase = LINGERING
+            self.linger_until = now + LINGER_S
+
+    def begin_sweep(self, now: float) -> None:
+        self.phase = SWEEPING
+        self.linger_until = NEVER
+        self.kill_at = now if self.is_killing or now >= self.kill_at else now + LEFTOVER_S
+        self.give_up_at = min(self.give_up_at, now + LEFTOVER_S + self.spec.budget_s)
+        self.sweep_at = now
+
+    def sweep(self, now: float) -> None:
+        """End what the agent left behind: TERM, after a moment KILL, again and again until nothing is left."""
+        alive = self.reap()
+        if not alive:
+            if self.leader:
+                os.waitpid(self.leader, 0)
+                self.leader = 0
+            if not has_children():
+                alive = kill_strays(self.spec.uid)
+                if not alive:
+                    self.phase = GONE
+                    return
+        elif now >= self.kill_at:
+            self.is_killing = True
+            self.signal_tree(signal.SIGKILL)
+        else:
+            fresh = set(alive) - self.signalled
+            if fresh:
+                self.signalled |= fresh
+                self.signal_tree(signal.SIGTERM, signal.SIGCONT, only=fresh)
+        if now >= self.give_up_at:
+            self.give_up(alive)
+        self.sweep_at = now + SWEEP_S
+
+    def give_up(self, alive: list[int]) -> None:
+        """Some cannot be killed: another user's by now, or stuck in the kernel. Better said than waited for."""
+        self.journal.say(NOTE, {"note": "survivors", "pids": alive[:100]})
+        complain(f"cannot be killed: {alive}")
+        self.phase = GONE
+
+    def signal_tree(self, *signals: int, only: set[int] | None = None) -> None:
+        if self.leader:
+            send(self.leader, *signals, group=True)
+        for pid in self.reap() if only is None else only:
+            send(pid, *signals)
+
+    def reap(self) -> list[int]:
+        """Our living children but the agent itself: what it has left behind so far."""
+        return [pid for pid in children() if pid != self.leader and os.waitpid(pid, os.WNOHANG)[0] == 0]
+
+    def finish(self) -> None:
+        for fd in list(self.open):
+            for _ in range(CHUNKS):
+                if not self.read_output(fd):
+                    break
+        if self.file is not None:
+            size = os.fstat(self.file.fd).st_size
+            while self.file.read_up_to < size:
+                self.heard(OUT, self.file.read())
+        for lines in self.lines.values():
+            lines.end()
+        self.stdin.close()
+        facts: dict[str, object] = {
+            "code": self.code,
+            "signal": self.signal,
+            "stop": self.stop_reason,
+            "durationMs": int(self.duration_s * 1000),
+        }
+        self.journal.finish(facts)
+        for peer in list(self.peers.values()):
+            self.hint(peer)
+        self.close_door()
+
+    def close_door(self) -> None:
+        self.listener.close()
+        os.unlink("ctl.sock", dir_fd=self.directory)
+
+    # -- who asks
+
+    def on_connect(self, fd: int, events: int) -> None:
+        try:
+            sock, _ = self.listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        _, uid, _ = struct.unpack("iII", credentials)
+        if uid not in (os.geteuid(), 0) or len(self.peers) >= MAX_PEERS:
+            sock.close()
+            return
+        sock.setblocking(False)
+        peer = self.peers[sock.fileno()] = Peer(sock)
+        self.watch(sock.fileno(), select.POLLIN, lambda _, events: self.on_peer(peer, events))
+
+    def on_peer(self, peer: Peer, events: int) -> None:
+        if events & select.POLLOUT:
+            self.flush(peer)
+        if not events & ~select.POLLOUT or peer.sock.fileno() < 0:
+            return
+        try:
+            chunk = peer.sock.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk or len(peer.heard) + len(chunk) > MAX_REQUEST:
+            self.drop(peer)
+            return
+        peer.heard += chunk
+        if b"\n" not in chunk:
+            return
+        *requests, rest = bytes(peer.heard).split(b"\n")
+        peer.heard[:] = rest
+        for request in requests:
+            try:
+                answer = self.answer(peer, json.loads(request))
+            except (ValueError, KeyError, TypeError) as error:
+                answer = {"ok": False, "error": "bad_request", "detail": repr(error)[:200]}
+            self.tell(peer, answer)
+
+    def answer(self, peer: Peer, asked: dict[str, object]) -> dict[str, object]:
+        op = asked["op"]
+        if op == "hello":
+            peer.follows = bool(asked.get("follow"))
+            peer.hinted = self.journal.seq
+            return {
+                "ok": True,
+                "v": VERSION,
+                "pid": os.getpid(),
+                "startTime": start_time("self"),
+                "child": self.child.pid,
+                "lastSeq": self.journal.seq,
+                "state": self.phase,
+            }
+        if op == "write":
+            key, text = asked["key"], asked["data"]
+            if not isinstance(key, str) or not isinstance(text, str) or not 0 < len(key.encode()) <= MAX_KEY:
+                raise ValueError("key or data")
+            data = binascii.a2b_base64(text)
+            if "\0" in key or len(data) > MAX_WRITE:
+                raise ValueError("key or data")
+            result = self.write(key, data, bool(asked.get("close")))
+            return {"ok": True} if result == "ok" else {"ok": False, "error": result}
+        if op == "stop":
+            reason, grace = asked["reason"], asked["graceMs"]
+            if not isinstance(reason, str) or not isinstance(grace, int) or not 0 < len(reason) <= 100 or grace < 0:
+                raise ValueError("reason or graceMs")
+            self.stop(reason, grace / 1000)
+            return {"ok": True, "state": self.phase}
+        raise ValueError("op")
+
+    def hint(self, peer: Peer) -> None:
+        """Not to one that has not taken the last: it will hear of all of it at once."""
+        if peer.follows and peer.hinted < self.journal.seq and not peer.to_say:
+            peer.hinted = self.journal.seq
+            self.tell(peer, {"seq": self.journal.seq})
+
+    def tell(self, peer: Peer, answer: dict[str, object]) -> None:
+        if len(peer.to_say) > CHUNK:
+            self.drop(peer)  # it asks and does not listen
+            return
+        peer.to_say += json.dumps(answer, separators=(",", ":")).encode() + b"\n"
+        self.flush(peer)
+
+    def flush(self, peer: Peer) -> None:
+        fd = peer.sock.fileno()
+        if fd < 0:
+            return
+        try:
+            while peer.to_say:
+                del peer.to_say[: peer.sock.send(peer.to_say)]
+        except BlockingIOError:
+            self.poller.modify(fd, select.POLLIN | select.POLLOUT)
+            return
+        except OSError:
+            self.drop(peer)
+            return
+        self.poller.modify(fd, select.POLLIN)
+        self.hint(peer)
+
+    def drop(self, peer: Peer) -> None:
+        fd = peer.sock.fileno()
+        if fd >= 0:
+            self.unwatch(fd)
+            del self.peers[fd]
+            peer.sock.close()
+
+
+# --- the start --------------------------------------------------------------------------------------------------
+
+
+def lock(directory: int) -> bool:
+    """Held until the kernel closes it for us. Who only looks whether it is held has it for a moment."""
+    fd = os.open("lock", os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory)
+    for _ in range(50):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.002)
+        else:
+            return True
+    return False
+
+
+def claim(directory: int, uid: str) -> bool:
+    """An attempt starts at most once, ever: also when the keeper that did it is long gone."""
+    try:
+        fd = os.open("state.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+    except FileExistsError:
+        return False
+    with open("/proc/sys/kernel/random/boot_id") as boot:
+        state = {"v": VERSION, "uid": uid, "pid": os.getpid(), "startTime": start_time("self"), "bootId": boot.read(36)}
+    os.write(fd, json.dumps(state).encode())
+    os.close(fd)
+    return True
+
+
+def prepare(spec: Spec, directory: int, umask: int) -> tuple[Keeper, Child]:
+    """All that must be there before the agent runs, and then the agent. Raises CannotStart, written down."""
+    libc = Libc()
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        journal = Journal(directory, spec.cap)
+        journal.reserve()
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise CannotStart("disk_full" if full else "spawn_failed", f"{spec.directory}: {error.strerror}") from error
+    keeper = Keeper(spec, libc, journal, directory)
+    keeper.listen()
+    try:
+        child = keeper.start(umask)
+    except CannotStart as refusal:
+        keeper.close_door()
+        journal.say(NOTE, {"note": "not_spawned", "reason": refusal.reason, "detail": refusal.detail[:1000]})
+        journal.finish({"code": None, "signal": None, "stop": refusal.reason, "durationMs": 0})
+        raise
+    return keeper, child
+
+
+def keep(report: int, umask: int) -> None:
+    """The keeper's life. `report` is where the first process waits for one JSON."""
+
+    def tell(code: int, **facts: object) -> None:
+        os.write(report, json.dumps({"exit": code, **facts}).encode())
+        os.close(report)
+
+    with open(0, "rb", closefd=False) as stdin:
+        raw = stdin.read()
+    try:
+        spec = Spec(raw)
+        directory = os.open(spec.directory, os.O_RDONLY | os.O_DIRECTORY)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        tell(BAD_SPEC, detail=f"{type(error).__name__}: {error}")
+        return
+    del raw
+    log = os.open("keeper.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=directory)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd, number in ((null, 0), (null, 1), (log, 2)):
+        os.dup2(fd, number, inheritable=False)
+    if not lock(directory):
+        tell(BUSY)
+        return
+    if not claim(directory, spec.uid):
+        tell(SPENT)
+        return
+    try:
+        keeper, child = prepare(spec, directory, umask)
+    except CannotStart as refusal:
+        tell(NOT_SPAWNED, reason=refusal.reason, detail=refusal.detail)
+        return
+    tell(STARTED, pid=os.getpid(), startTime=start_time("self"), child=child.pid)
+    keeper.run()
+
+
+def main() -> int:
+    """Fork twice, so that nobody is our parent; wait for the report, pass it on."""
+    os.closerange(3, 1 << 20)
+    os.chdir("/")
+    umask = os.umask(0o077)
+    reported, report = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        os.close(reported)
+        os.setsid()
+        if os.fork() == 0:
+            keep(report, umask)
+        return STARTED
+    os.close(report)
+    os.waitpid(middle, 0)
+    with open(reported, "rb") as pipe:
+        said = pipe.read()
+    os.write(1, said)
+    return int(json.loads(said)["exit"]) if said else BROKEN
+
+
+if __name__ == "__main__":
+    os._exit(main())  # nothing to tidy up: what matters is on the disk

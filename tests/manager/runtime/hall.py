@@ -1,14 +1,15 @@
 """The manager's live half with a real store in a directory of the test, and hosts over wires in memory.
 
-    async with hall(tmp_path) as h:
-        host = await h.online(FakeHost("h1"))
-        task = await h.submit()
-        await h.until(task, TaskState.COMPLETED)
+async with hall(tmp_path) as h:
+    host = await h.online(FakeHost("h1"))
+    task = await h.submit()
+    await h.until(task, TaskState.COMPLETED)
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,10 @@ class Hall:
         link = self.fleet.link(host_id)
         self.lines[host_id].cut()
         await self.until_true(lambda: self.fleet.link(host_id) is not link)
-        with anyio.fail_after(PATIENCE_S):
-            while (await self.store.host(host_id)).is_connected and self.fleet.link(host_id) is None:
-                await anyio.sleep(0.001)
+        await self.until_true(lambda: self._is_written_gone(host_id))
+
+    async def _is_written_gone(self, host_id: str) -> bool:
+        return self.fleet.link(host_id) is not None or not (await self.store.host(host_id)).is_connected
 
     async def submit(self, prompt: str = "do it", agent: str = "opencode", **fields: Any) -> str:
         task, _ = await self.tasks.submit(TaskCreate(prompt=prompt, agent_type=agent, **fields), actor="tests")
@@ -118,16 +120,19 @@ class Hall:
         task = await self.store.task(task_id)
         raise AssertionError(f"{task_id} is {task.status} ({task.reason}: {task.detail}), not {states}")
 
-    async def until_true(self, condition: Callable[[], object]) -> None:
+    async def until_true(self, condition: Callable[[], Any]) -> None:
+        """Wait until this says so, at once or after waiting itself."""
         with anyio.fail_after(PATIENCE_S):
-            while not condition():
+            # What is waited for here has no event to wait on.
+            while not (await found if isawaitable(found := condition()) else found):  # noqa: ASYNC110
                 await anyio.sleep(0.001)
 
     async def until_disconnected(self, task_id: str) -> Task:
-        with anyio.fail_after(PATIENCE_S):
-            while (task := await self.store.task(task_id)).disconnected_since is None:
-                await anyio.sleep(0.001)
-        return task
+        async def is_away() -> bool:
+            return (await self.store.task(task_id)).disconnected_since is not None
+
+        await self.until_true(is_away)
+        return await self.store.task(task_id)
 
     async def events(self, task_id: str) -> list[dict[str, Any]]:
         task = await self.store.task(task_id)

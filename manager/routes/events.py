@@ -2,10 +2,12 @@
 
 A stream is a cursor and a pen. It reads behind its id, writes, waits for a wake-up or a few seconds, and reads
 again; it holds one slab of bytes that it shares with every reader at the same place. A reader that takes nothing
-blocks its own stream alone, and is cut after SEND_TIMEOUT_S.
+blocks its own stream alone, and is cut by the doors after a while.
 """
 
+import math
 import re
+import time
 from typing import Annotated, Any, Final
 
 import anyio
@@ -22,15 +24,13 @@ from manager.routes.access import Action, Principal, principal_of
 from manager.routes.replies import AppReply, RawReply
 from manager.routes.services import Services, services
 from manager.routes.tasks import resolve
-from manager.runtime.doors import DOORS, Visit
+from manager.runtime.doors import Visit
 from manager.runtime.follower import Cursor, FleetCursor, Place
 from manager.runtime.tail import Standing
 from shared_types.api import EventPage, FleetPage, FleetSnapshot, ResumeFrame
 from shared_types.tasks import TaskState
 
 PING_S: Final = 15.0
-LOOK_S: Final = 5.0  # a wake-up may be lost: look anyway
-SEND_TIMEOUT_S: Final = 20.0
 STREAM_TYPE: Final = "text/event-stream"
 HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -53,8 +53,8 @@ LastEventId = Annotated[
 ]
 
 
-class Gone(Exception):
-    """The reader is cut, or has to leave."""
+class Leave(Exception):
+    """The stream has to end; its reader was told why."""
 
 
 def place_of(last_event_id: str | None, after: int | None, epoch: str | None) -> Place:
@@ -75,37 +75,34 @@ def place_of(last_event_id: str | None, after: int | None, epoch: str | None) ->
 class Pen:
     """The one writer of a stream. Bounded by its reader: `write` waits until the bytes before are on their way."""
 
-    def __init__(self, services: Services, scope: Scope, send: Send, visit: Visit, wakeups: Wakeups) -> None:
-        self._services = services
-        self._client: tuple[str, int] | None = scope["client"]
+    def __init__(self, send: Send, visit: Visit, wakeups: Wakeups) -> None:
         self._send = send
         self._visit = visit
         self._wakeups = wakeups
-        self._ping_at = anyio.current_time() + PING_S
+        self._swept = visit.swept
+        self._ping_at = time.monotonic() + PING_S
 
     async def begin(self) -> None:
         await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
 
     async def write(self, data: bytes) -> None:
-        """Raises Gone when the reader took nothing for SEND_TIMEOUT_S."""
-        with anyio.move_on_after(SEND_TIMEOUT_S) as limit:
+        with self._visit:  # a reader that takes nothing is cut by the doors
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        if limit.cancelled_caught:
-            self._services.meters.slow_readers.inc()
-            self._services.hang_up(self._client)
-            raise Gone
 
     async def wait(self) -> bool:
-        """Until something was published or LOOK_S passed (False). Pings when it is time. Raises Gone."""
-        woken = await self._wakeups.wait(max(0.001, min(LOOK_S, self._ping_at - anyio.current_time())))
-        if self._visit.leaving is not None:
-            await self.write(b'event: %b\ndata: {"retry":true}\n\n' % self._visit.leaving.encode())
-            raise Gone
-        now = anyio.current_time()
-        if now >= self._ping_at:
+        """Until something was published; False when it was only time to look. Pings when due. Raises Leave."""
+        await self._wakeups.wait(math.inf)
+        visit = self._visit
+        if visit.leaving is not None:
+            await self.write(b'event: %b\ndata: {"retry":true}\n\n' % visit.leaving.encode())
+            raise Leave
+        if visit.swept == self._swept:
+            return True
+        self._swept = visit.swept
+        if (now := time.monotonic()) >= self._ping_at:
             self._ping_at = now + PING_S
             await self.write(b": ping\n\n")
-        return woken
+        return False
 
     async def end(self) -> None:
         with anyio.move_on_after(1.0, shield=True):
@@ -211,16 +208,17 @@ async def stream(
     services: Services, principal: Principal, topic: str, relay: Any, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Run a relay until it is done, its reader is gone, or it has to leave. Cancelling is safe at any moment."""
-    with services.doors.enter(principal.id, "sse") as visit:
-        async with services.bus.subscribe(topic, DOORS) as wakeups:
-            pen = Pen(services, scope, send, visit, wakeups)
+    client = scope["client"]
+    with services.doors.enter(principal.id, "sse", lambda: services.hang_up(client)) as visit:
+        async with services.bus.subscribe(topic, visit.topic) as wakeups:
+            pen = Pen(send, visit, wakeups)
             await pen.begin()
             async with anyio.create_task_group() as group:
                 group.start_soon(_until_gone, receive, group.cancel_scope)
                 try:
                     await relay(pen)
-                except Gone:
-                    pass  # already told, or past telling
+                except Leave:
+                    _log.debug("stream has to end", topic=topic, why=visit.leaving)
                 except FleetError as error:
                     # The store is away, or the log was deleted. The reader comes back and is told then.
                     _log.warning("stream broken off", topic=topic, error=str(error))

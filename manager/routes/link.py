@@ -3,7 +3,6 @@
 from typing import Any, Final, cast
 
 import anyio
-import structlog
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 
@@ -11,8 +10,7 @@ from manager.errors import Forbidden
 from manager.routes.access import Action, principal_of
 from manager.routes.problems import deny
 from manager.routes.services import Services, services
-
-_log = structlog.get_logger("manager.link")
+from manager.runtime.host_link import WireClosed
 
 
 class HostWire:
@@ -24,7 +22,7 @@ class HostWire:
         self._is_closed = False
 
     async def receive(self) -> str | bytes | None:
-        """The next message; None when the connection is gone."""
+        """The next frame; None when the connection is gone."""
         message = cast(dict[str, Any], await self._socket.receive())
         if message["type"] == "websocket.disconnect":
             self._is_closed = True
@@ -33,15 +31,22 @@ class HostWire:
         return text if text is not None else cast(bytes, message.get("bytes") or b"")
 
     async def send(self, data: bytes) -> None:
-        await self._socket.send_text(data.decode())
+        """Raises WireClosed."""
+        try:
+            await self._socket.send_text(data.decode())
+        except (OSError, WebSocketDisconnect) as error:
+            raise WireClosed(str(error)) from error
 
     async def close(self, code: int, reason: str) -> None:
         if self._is_closed:
             return
         self._is_closed = True
         with anyio.move_on_after(2.0, shield=True) as limit:
-            await self._socket.close(code=code, reason=reason[:120])
-        if limit.cancelled_caught:
+            try:
+                await self._socket.close(code=code, reason=reason)
+            except (OSError, WebSocketDisconnect) as error:
+                raise WireClosed(str(error)) from error
+        if limit.cancelled_caught:  # its buffer is full: closing would wait for a peer that takes nothing
             self._services.hang_up(self._socket.scope["client"])
 
 
@@ -61,10 +66,7 @@ async def host_socket(socket: WebSocket[Any, Any, Any]) -> None:
         await deny(socket.scope, socket.receive, socket.send, refusal)
         return
     await socket.accept()
-    try:
-        await s.link(HostWire(socket, s), principal.host_id).serve()
-    except* WebSocketDisconnect:
-        _log.debug("host gone", host=principal.host_id)
+    await s.link(HostWire(socket, s), principal.host_id).serve()
 
 
 ROUTES: Final = [host_socket]

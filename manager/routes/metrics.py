@@ -38,9 +38,6 @@ class Meters:
         )
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[tuple[str, str], Histogram] = {}
-        self.slow_readers = Counter(
-            "fleetgate_slow_readers", "Streams cut because their reader took nothing.", registry=self.registry
-        )
 
     def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """`seconds` None: a stream, whose length says nothing."""
@@ -100,8 +97,11 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[str]:
     info = GaugeMetricFamily("fleetgate_info", "What runs here.", labels=["version"])
     info.add_metric([__version__], 1)
     events = CounterMetricFamily("fleetgate_events", "Events committed.", value=s.follower.events_total)
+    cut = CounterMetricFamily(
+        "fleetgate_slow_readers", "Streams cut because their reader took nothing.", value=s.doors.cut_total
+    )
     gathered = CollectorRegistry()
-    gathered.register(Snapshot([info, hosts, slots, tasks, queue, streams, events, degraded]))
+    gathered.register(Snapshot([info, hosts, slots, tasks, queue, streams, events, cut, degraded]))
     text = generate_latest(gathered) + generate_latest(s.meters.registry)
     return RawReply(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

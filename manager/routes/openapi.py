@@ -68,7 +68,7 @@ def document(handlers: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
 
 
 def _operation(handler: HTTPRouteHandler, answer: dict[str, Any]) -> dict[str, Any]:
-    media_type = handler.media_type if isinstance(handler.media_type, str) else "application/json"
+    media_type = handler.media_type or "application/json"
     content: dict[str, Any] = {str(media_type): {"schema": answer}}
     responses: dict[str, Any] = {str(handler.status_code): {"description": "Done.", "content": content}}
     if handler.opt.get("repeats"):

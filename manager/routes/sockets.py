@@ -5,8 +5,8 @@ a buffer, which serves them in turn: no subscription starves another, and what w
 one slab for each. A message we do not understand is answered by an `error` frame; only what is no JSON closes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Any, Final, cast, get_args
 
 import anyio
@@ -19,20 +19,19 @@ from manager.errors import FleetError, Forbidden, Invalid, Refused
 from manager.routes.access import Action, authorize, principal_of
 from manager.routes.bodies import invalid
 from manager.routes.edge import trace_id
-from manager.routes.events import LOOK_S, SEND_TIMEOUT_S
 from manager.routes.problems import describe, request_id_of
 from manager.routes.services import Services, services
 from manager.routes.tasks import check_prompt, resolve
-from manager.runtime.doors import DOORS, REVOKED
+from manager.runtime.announcer import FleetLine
+from manager.runtime.doors import REVOKED
 from manager.runtime.follower import Cursor, Place
-from manager.runtime.tail import Line, Slab, Standing
+from manager.runtime.tail import EventLine, Line, Slab, Standing
 from shared_types.api import (
     MAX_BATCH_BYTES,
     MAX_BATCH_MESSAGES,
     Ack,
     ClientTaskAbort,
     ClientTaskInput,
-    FleetEvent,
     FromClient,
     StreamRef,
     Subscribe,
@@ -41,12 +40,11 @@ from shared_types.api import (
     Unsubscribe,
     UserMessage,
 )
-from shared_types.events import AgentEvent, EventType, StoredEvent
+from shared_types.events import AgentEvent, EventType
 from shared_types.hosts import HostState, HostStatus
 
 MAX_FRAME_BYTES: Final = 256 * 1024
 MAX_SUBSCRIPTIONS: Final = 200
-HEARTBEAT_S: Final = 20.0
 
 _log = structlog.get_logger("manager.ws")
 _encode: Final = msgspec.json.Encoder().encode
@@ -102,14 +100,16 @@ class ClientSocket:
         """Until the client is gone or has to leave."""
         await self._socket.accept()
         code, reason = 1000, ""
-        with self._services.doors.enter(self._principal.id, "ws") as visit:
-            async with self._services.bus.subscribe(DOORS) as wakeups, anyio.create_task_group() as group:
+        client = self._socket.scope["client"]
+        with self._services.doors.enter(self._principal.id, "ws", lambda: self._services.hang_up(client)) as visit:
+            self._visit = visit
+            async with self._services.bus.subscribe(visit.topic) as wakeups, anyio.create_task_group() as group:
                 self._group = group
 
                 async def watch_doors() -> None:
                     nonlocal code, reason
                     while visit.leaving is None:
-                        await wakeups.wait(60.0)
+                        await wakeups.wait(math.inf)
                     code, reason = (
                         (4401, "the token was revoked") if visit.leaving == REVOKED else (1012, "the manager restarts")
                     )
@@ -121,8 +121,8 @@ class ClientSocket:
                     group.cancel_scope.cancel()
 
                 async def write() -> None:
-                    if not await self._write():
-                        group.cancel_scope.cancel()
+                    await self._write()
+                    group.cancel_scope.cancel()
 
                 group.start_soon(watch_doors)
                 group.start_soon(read)
@@ -137,7 +137,7 @@ class ClientSocket:
         with anyio.move_on_after(2.0, shield=True):
             try:
                 await self._socket.close(code=code, reason=reason)
-            except (WebSocketDisconnect, RuntimeError):
+            except (OSError, WebSocketDisconnect, RuntimeError):
                 return  # it went at the same moment
 
     # --- reading ------------------------------------------------------------------------------------
@@ -384,8 +384,7 @@ class ClientSocket:
         follower = self._services.follower
         with scope:
             try:
-                async with AsyncExitStack() as stack:
-                    wakeups = await stack.enter_async_context(self._services.bus.subscribe(cursor.topic))
+                async with self._services.bus.subscribe(cursor.topic, self._visit.topic) as wakeups:
                     woken = True
                     while True:
                         slab = await cursor.next(trust_tail=woken)
@@ -396,7 +395,11 @@ class ClientSocket:
                             if standing is None or newer.news != standing.news:
                                 await self._out.send([newer.frame])
                             standing = newer if cursor.task_id else None
-                        woken = slab.is_full or await wakeups.wait(LOOK_S)
+                        woken = slab.is_full
+                        if not woken:
+                            swept = self._visit.swept
+                            await wakeups.wait(math.inf)
+                            woken = self._visit.swept == swept
             except FleetError as error:
                 await self._broken(
                     ("task", cursor.task_id) if cursor.task_id else ("session", cursor.session_id), error
@@ -407,7 +410,7 @@ class ClientSocket:
         cursor = self._services.follower.fleet_cursor(after)
         with scope:
             try:
-                async with self._services.bus.subscribe(cursor.topic) as wakeups:
+                async with self._services.bus.subscribe(cursor.topic, self._visit.topic) as wakeups:
                     await self._out.send([_host_frame(host) for host in await self._services.hosts.statuses()])
                     while True:
                         if cursor.is_lost:
@@ -420,7 +423,7 @@ class ClientSocket:
                         if slab.lines:
                             await self._out.send(_fleet_frames(slab))
                         if not slab.is_full:
-                            await wakeups.wait(LOOK_S)
+                            await wakeups.wait(math.inf)
             except FleetError as error:
                 await self._broken(("fleet", ""), error)
 
@@ -435,18 +438,16 @@ class ClientSocket:
     async def _say(self, text: str) -> None:
         await self._out.send([text])
 
-    async def _write(self) -> bool:
-        """The one writer. False when the client took nothing for SEND_TIMEOUT_S and was cut."""
+    async def _write(self) -> None:
+        """The one writer. A client that takes nothing is cut by the doors; then, as when it goes, this ends."""
         async for frames in self._rendezvous:
-            with anyio.move_on_after(SEND_TIMEOUT_S) as limit:
-                for text in frames:
-                    await self._socket.send_text(text)
-                    limit.deadline = anyio.current_time() + SEND_TIMEOUT_S
-            if limit.cancelled_caught:
-                self._services.meters.slow_readers.inc()
-                self._services.hang_up(self._socket.scope["client"])
-                return False
-        return True
+            for text in frames:
+                with self._visit:
+                    try:
+                        await self._socket.send_text(text)
+                    except (OSError, WebSocketDisconnect) as error:
+                        _log.debug("client gone", principal=self._principal.id, error=str(error))
+                        return
 
 
 class _Bad(FleetError):
@@ -475,7 +476,7 @@ def _fleet_frames(slab: Slab) -> list[str]:
     frames = []
     for line in slab.lines:
         frames.append(line.frame)
-        event = cast(FleetEvent, line.subject)
+        event = cast(FleetLine, line).event
         if event.host is not None:
             frames.append(_host_frame(event.host))
     return frames
@@ -498,7 +499,7 @@ def plain_text(line: Line) -> str | None:
     `agent:stream` while a message grows, `agent:response` when it is complete, `agent:status` for the rest of what a
     person would want to read.
     """
-    stored = cast(StoredEvent, line.subject)
+    stored = cast(EventLine, line).event
     try:
         event = _body(stored.body)
     except (msgspec.MsgspecError, RecursionError):

@@ -17,7 +17,7 @@ from manager.core.tasks import Record
 from manager.ports import Bus, Claim, Clock, Taken, Verdict
 from manager.runtime.tail import LINE_OVERHEAD, Line, Ring, Tail
 from shared_types.api import FleetEvent
-from shared_types.hosts import HostState, HostStatus
+from shared_types.hosts import HostStatus
 from shared_types.tasks import Task, TaskState
 
 FLEET_LINES: Final = 10_000
@@ -25,6 +25,31 @@ FLEET_BYTES: Final = 16 * 1024 * 1024
 FLEET_LOG: Final = "fleet:log"  # the topic of its readers; `fleet` and `queue` are the dispatcher's
 
 _encode: Final = msgspec.json.Encoder().encode
+
+
+class FleetLine(Line):
+    """An event of the fleet."""
+
+    __slots__ = ("_epoch", "event")
+
+    def __init__(self, event: FleetEvent, epoch: str) -> None:
+        self.event = event
+        self.id = event.id
+        self.task_id = event.task_id or ""
+        self.own = False
+        self.size = LINE_OVERHEAD * (4 if event.host else 1)
+        self._epoch = epoch
+        self._sse = None
+        self._frame = None
+
+    @property
+    def flat(self) -> bytes:
+        return _encode(self.event)
+
+    @property
+    def sse_id(self) -> bytes:
+        """These ids do not outlive the process, so a browser that comes back must bring the epoch with it."""
+        return b"%b-%d" % (self._epoch.encode(), self.id)
 
 
 class FleetLog:
@@ -35,18 +60,7 @@ class FleetLog:
         self.ring = Ring(FLEET_BYTES, lines)
 
     def add(self, event: FleetEvent) -> None:
-        line = Line(
-            event.id,
-            event.task_id or "",
-            False,
-            LINE_OVERHEAD * (4 if event.host else 1),
-            lambda: _encode(event),
-            # Its ids do not outlive the process, so a browser that comes back must bring the epoch with it.
-            sse_id=b"%b-%d" % (self.epoch.encode(), event.id),
-            kind=event.type,
-            subject=event,
-        )
-        self.ring.push(line)
+        self.ring.push([FleetLine(event, self.epoch)])
 
     @property
     def next_id(self) -> int:
@@ -108,10 +122,6 @@ class Announcer:
         self._bus.publish(f"host:{status.host_id}")
         self._bus.publish("fleet")
         self._bus.publish(FLEET_LOG)
-
-    def host_offline(self, status: HostStatus) -> None:
-        assert status.status is HostState.OFFLINE
-        self.host(status, "host.offline")
 
     def _wake(self, task_id: str, session_id: str) -> None:
         self._bus.publish("session:" + session_id)

@@ -11,7 +11,7 @@ import anyio
 
 from manager.ports import LogBounds, Store
 from manager.runtime.announcer import FleetLog
-from manager.runtime.tail import MAX_SLAB_BYTES, MAX_SLAB_LINES, Line, Slab, Standing, Tail
+from manager.runtime.tail import MAX_SLAB_BYTES, MAX_SLAB_LINES, EventLine, Slab, Standing, Tail
 
 
 class Place:
@@ -76,7 +76,7 @@ class Cursor:
             self.session_id, self.after, task_id=self.task_id, limit=MAX_SLAB_LINES, max_bytes=MAX_SLAB_BYTES
         )
         # Whatever came from the store may have more behind it: the reader looks again at once.
-        return Slab(self.after, [Line.of(event) for event in events], is_full=bool(events))
+        return Slab(self.after, [EventLine(event) for event in events], is_full=bool(events))
 
 
 class FleetCursor:

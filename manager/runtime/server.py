@@ -73,6 +73,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._sock = sock
         self._listens = anyio.Event()
+        self._stopped = anyio.Event()
         self._drain = drain
         self._drain_s = drain_s
         logging.getLogger("uvicorn.error").addFilter(_Denials())
@@ -83,10 +84,16 @@ class Server(uvicorn.Server):
 
     async def run_until_stopped(self) -> None:
         """Serve until a signal or `stop`. Returns when every connection is closed; signals are not raised again."""
-        await self.serve(sockets=[self._sock])
+        try:
+            await self.serve(sockets=[self._sock])
+        finally:
+            self._stopped.set()
 
     async def wait_started(self) -> None:
         await self._listens.wait()
+
+    async def wait_stopped(self) -> None:
+        await self._stopped.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

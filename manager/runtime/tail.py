@@ -6,7 +6,7 @@ and for all; a line's bytes are made when the first reader wants them, and the s
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -31,64 +31,61 @@ class Line:
     `own` marks the manager's events: the standing of the task may have changed.
     """
 
-    __slots__ = ("_frame", "_make", "_sse", "_sse_id", "id", "kind", "own", "size", "subject", "task_id")
-
-    def __init__(
-        self,
-        id: int,
-        task_id: str,
-        own: bool,
-        size: int,
-        make: Callable[[], bytes],
-        *,
-        sse_id: bytes | None = None,
-        kind: str = "",
-        subject: object = None,
-    ) -> None:
-        self.id = id
-        self.task_id = task_id
-        self.own = own
-        self.size = size
-        self.kind = kind
-        self.subject = subject
-        self._make = make
-        self._sse_id = sse_id
-        self._sse: bytes | None = None
-        self._frame: str | None = None
-
-    @classmethod
-    def of(cls, event: StoredEvent) -> "Line":
-        return cls(
-            event.id, event.task_id, event.attempt == 0, 2 * len(event.body) + LINE_OVERHEAD, event.flat, subject=event
-        )
+    __slots__ = ("_frame", "_sse", "id", "own", "size", "task_id")
+    id: int
+    task_id: str  # empty: of no task
+    own: bool
+    size: int
+    _frame: str | None
+    _sse: bytes | None
 
     @property
     def flat(self) -> bytes:
-        """The event as one line of JSON. A line break that a foreign gateway left between tokens becomes a space."""
-        flat = self._make()
-        if b"\n" in flat or b"\r" in flat:
-            flat = flat.replace(b"\n", b" ").replace(b"\r", b" ")
-        return flat
+        """The event as one line of JSON."""
+        raise NotImplementedError
+
+    @property
+    def sse_id(self) -> bytes:
+        return b"%d" % self.id
 
     @property
     def sse(self) -> bytes:
         """As a Server-Sent Event."""
         if self._sse is None:
-            name = self._sse_id if self._sse_id is not None else b"%d" % self.id
-            self._sse = b"id: %b\ndata: %b\n\n" % (name, self.flat)
+            self._sse = b"id: %b\ndata: %b\n\n" % (self.sse_id, self.flat)
         return self._sse
 
     @property
     def frame(self) -> str:
         """As a frame of `/ws`."""
         if self._frame is None:
+            task = f'"taskId":"{self.task_id}",' if self.task_id else ""
             body = self.flat.decode("utf-8", "replace")
-            self._frame = (
-                f'{{"type":"event","payload":{{"taskId":"{self.task_id}","id":{self.id},"event":{body}}}}}'
-                if self.task_id
-                else f'{{"type":"event","payload":{{"id":{self.id},"event":{body}}}}}'
-            )
+            self._frame = f'{{"type":"event","payload":{{{task}"id":{self.id},"event":{body}}}}}'
         return self._frame
+
+
+class EventLine(Line):
+    """An event of a task."""
+
+    __slots__ = ("event",)
+
+    def __init__(self, event: StoredEvent) -> None:
+        self.event = event
+        self.id = event.id
+        self.task_id = event.task_id
+        self.own = event.attempt == 0
+        self.size = 2 * len(event.body) + LINE_OVERHEAD
+        self._sse = None
+        self._frame = None
+
+    @property
+    def flat(self) -> bytes:
+        """A line break that a foreign gateway left between two tokens becomes a space."""
+        flat = self.event.flat()
+        if b"\n" in flat or b"\r" in flat:
+            flat = flat.replace(b"\n", b" ").replace(b"\r", b" ")
+        return flat
 
 
 class Slab:
@@ -129,30 +126,28 @@ class Ring:
     def first(self) -> int:
         return self.lines[0].id if self.lines else self.last + 1
 
-    def push(self, line: Line) -> None:
-        """Add the next line. One that was had is left out; behind a hole the ring begins anew."""
-        if line.id <= self.last:
+    def push(self, lines: Sequence[Line]) -> None:
+        """Add the next lines. Those that were had are left out; behind a hole the ring begins anew."""
+        if lines and lines[0].id != self.last + 1:
+            lines = [line for line in lines if line.id > self.last]
+            if lines and lines[0].id != self.last + 1:
+                self.lines.clear()
+                self.bytes = 0
+        if not lines:
             return
-        if line.id != self.last + 1:
-            self.lines.clear()
-            self.bytes = 0
-        self.lines.append(line)
-        self._task_ids.add(line.task_id)
-        self.last = line.id
-        self.bytes += line.size
+        self.lines.extend(lines)
+        self.last = lines[-1].id
+        self._task_ids.update([line.task_id for line in lines])
+        self.bytes += sum([line.size for line in lines])
         if self.bytes > self.max_bytes or len(self.lines) > self.max_lines:
             self._trim()
 
     def _trim(self) -> None:
         """Let the oldest quarter go (at once, so that it costs little for each line); one line always stays."""
-        keep = self.max_bytes * 3 // 4
-        count = len(self.lines) // 4 if len(self.lines) > self.max_lines else 0
-        dropped = sum(line.size for line in self.lines[:count])
-        while count < len(self.lines) - 1 and self.bytes - dropped > keep:
-            dropped += self.lines[count].size
-            count += 1
-        del self.lines[:count]
-        self.bytes -= dropped
+        while len(self.lines) > 1 and (self.bytes > self.max_bytes or len(self.lines) > self.max_lines):
+            count = max(1, len(self.lines) // 4)
+            self.bytes -= sum([line.size for line in self.lines[:count]])
+            del self.lines[:count]
 
     def after(self, id: int, task_id: str | None = None) -> Slab | None:
         """The next lines behind `id`, of one task or of all. None when they are not all here."""
@@ -199,9 +194,9 @@ class Tail:
         else:
             self._rings.move_to_end(session_id)
         before = ring.bytes
-        for event in events:
-            ring.push(Line.of(event))
-            self.events_total += 1
+        lines = [EventLine(event) for event in events]
+        ring.push(lines)
+        self.events_total += len(lines)
         self.bytes += ring.bytes - before
         while self.bytes > self.max_bytes and len(self._rings) > 1:
             _, dropped = self._rings.popitem(last=False)

@@ -255,7 +255,14 @@ class Run:
 
 
 @asynccontextmanager
-async def world(home: Path, *, config: EdgeConfig | None = None, drain_s: float = 5.0) -> AsyncIterator[World]:
+async def world(
+    home: Path,
+    *,
+    config: EdgeConfig | None = None,
+    drain_s: float = 5.0,
+    sweep_s: float = 5.0,
+    send_timeout_s: float = 20.0,
+) -> AsyncIterator[World]:
     clock = SystemClock()
     bus = LocalBus()
     sock = listen("127.0.0.1", 0)
@@ -273,7 +280,7 @@ async def world(home: Path, *, config: EdgeConfig | None = None, drain_s: float 
         announcer = Announcer(bus=bus, tail=tail, fleet=fleet, clock=clock)
         desk = Desk(store, announcer, clock)
         hosts = Hosts()
-        doors = Doors(bus)
+        doors = Doors(bus, sweep_s=sweep_s, send_timeout_s=send_timeout_s)
         servers: list[Server] = []
         services = Services(
             store=store,
@@ -303,10 +310,13 @@ async def world(home: Path, *, config: EdgeConfig | None = None, drain_s: float 
         server = Server(build(services), sock, drain=drain, drain_s=drain_s)
         servers.append(server)
         async with anyio.create_task_group() as group:
+            group.start_soon(doors.run)
             group.start_soon(server.run_until_stopped)
             await server.wait_started()
             yield World(store, announcer, services, server, desk, hosts, token, host_token)
             server.stop()
+            await server.wait_stopped()
+            group.cancel_scope.cancel()
 
 
 @dataclass

@@ -42,6 +42,7 @@ class Line:
     task_id: str
     attempt: int | None  # None: the manager does not number (base)
     begun: bool = False  # a start was ordered: it may run, so every greeting must list it
+    is_spawned: bool = True  # False: adopted, and provably nothing ran
     wanted: bool = False
     judged: bool = True
     newest: int = 0  # the last record in the journal, as far as this host has read it

@@ -95,6 +95,10 @@ class Link:
         unsaid = sum(len(line.outbox.unconfirmed()) for line in self._lines.values())
         return f"<Link {self._host_id} {self.phase.name} attempts={len(self._lines)} unconfirmed={unsaid}>"
 
+    @property
+    def is_talking(self) -> bool:
+        return self.phase is Phase.TALKING
+
     # what happened: the connection
 
     def running(self) -> tuple[RunningAttempt, ...]:
@@ -179,6 +183,11 @@ class Link:
         if verdict is None or verdict.verdict != "keep":
             self._unwanted(line)
             return
+        if not line.is_spawned:
+            self._forget(line)
+            detail = "the gateway was restarted before it was started"
+            self.refuse(line.task_id, line.attempt, Reason.DRAINING, detail)
+            return
         line.wanted = line.judged = True
         line.singles.clear()
         line.ending_said = False
@@ -232,7 +241,7 @@ class Link:
         line = self._find(task_id, attempt)
         if line is None:
             # Prepared on an earlier connection, or never: whoever waits for it must hear that it will not run.
-            self.refuse(task_id, attempt, Reason.SPAWN_FAILED, "this attempt is not prepared here")
+            self.refuse(task_id, attempt, Reason.NO_FREE_SLOT, "its place on this host was given back")
         elif not line.begun:
             line.begun = True
             self._orders.append(Start(line.uid))
@@ -275,11 +284,20 @@ class Link:
         else:
             self._urgent.append(TaskFailed(task_id=task_id, error=detail, reason=reason))
 
-    def adopt(self, uid: str, task_id: str, attempt: int | None, *, said: int = 0) -> None:
-        """An attempt that an earlier gateway started; the manager's verdict decides about it. `said`: how far it
-        was said to a base manager, which gives no verdicts.
+    def adopt(self, uid: str, task_id: str, attempt: int | None, *, said: int = 0, is_spawned: bool = True) -> None:
+        """An attempt that an earlier gateway was to start; the manager's verdict decides about it. `said`: how far
+        it was said to a base manager, which gives no verdicts. Not `is_spawned`: that gateway died before.
         """
-        self._lines[uid] = Line(uid, task_id, attempt, begun=True, judged=False, said_before=said)
+        self._lines[uid] = Line(
+            uid,
+            task_id,
+            attempt,
+            begun=True,
+            judged=False,
+            said_before=said,
+            is_spawned=is_spawned,
+            state="running" if is_spawned else "dead",
+        )
         self._turns.append(uid)
 
     def spawn_failed(self, uid: str, reason: str, detail: str) -> None:
@@ -296,7 +314,7 @@ class Link:
         """What was accepted was never started: the manager has forgotten it, or its word was lost."""
         if (line := self._lines.get(uid)) is not None and not line.begun:
             self._unwanted(line)
-            self.refuse(line.task_id, line.attempt, Reason.SPAWN_FAILED, "no word to start it came")
+            self.refuse(line.task_id, line.attempt, Reason.NO_FREE_SLOT, "no word to start it came")
 
     def started(self, uid: str, pid: int | None, session_id: str) -> None:
         """The agent runs; said again when its session id is learned."""
@@ -332,13 +350,13 @@ class Link:
             line.close_batch()
         line.batch.add(seq, fitted, now)
 
-    def ended(self, uid: str, ending: Ending, *, dead: bool = False) -> None:
-        """The attempt is over. Its message follows when everything before it was said. `dead`: its keeper is
+    def ended(self, uid: str, ending: Ending, *, is_dead: bool = False) -> None:
+        """The attempt is over. Its message follows when everything before it was said. `is_dead`: its keeper is
         gone without an exit record.
         """
         if (line := self._lines.get(uid)) is not None:
             line.end(ending)
-            line.state = "dead" if dead else "exited"
+            line.state = "dead" if is_dead else "exited"
 
     def beat(self, timestamp: int, vitals: Vitals | None, config: EffectiveConfig | None = None) -> None:
         """A sign of life; one that still waits is replaced."""

@@ -37,7 +37,7 @@ class Inventory:
         self.kinds = kinds
         self.found: dict[str, AgentInfo] = {}
         self.changed: Callable[[], None] = lambda: None
-        self._environ = environ
+        self.environ = environ
         self._allowed = allowed
         self._again = anyio.Event()
 
@@ -52,7 +52,7 @@ class Inventory:
 
     def environment(self, kind: AgentKind) -> dict[str, str]:
         """What of this host's environment the agent may see."""
-        return of_host(self._environ, (*kind.env_names, *self._allowed))
+        return of_host(self.environ, (*kind.env_names, *self._allowed))
 
     async def look(self) -> None:
         """One agent after the other: programs that take a second each need not fight for the processor."""

@@ -200,7 +200,7 @@ def test_a_start_of_something_that_was_not_prepared_is_refused(full):
     full.heard(TaskStart(task_id="t9", attempt=3))
 
     (refused,) = frames(full)
-    assert (refused.task_id, refused.attempt, refused.reason) == ("t9", 3, "spawn_failed")
+    assert (refused.task_id, refused.attempt, refused.reason) == ("t9", 3, "no_free_slot")
 
 
 def test_a_newer_attempt_is_not_begun_beside_an_older_one(full):
@@ -270,7 +270,7 @@ def test_an_acceptance_that_nobody_takes_up_is_given_back(full):
     full.give_back("u1")
 
     assert full.orders() == [Dismiss("u1")]
-    assert [frame.reason for frame in frames(full)] == ["spawn_failed"]
+    assert [frame.reason for frame in frames(full)] == ["no_free_slot"]
 
 
 # --- telling
@@ -483,12 +483,22 @@ def test_an_adopted_attempt_that_had_ended_is_reported_as_exited(link):
 
 def test_after_a_power_cut_the_end_takes_a_number_that_was_never_used(link):
     link.adopt("u1", "t1", 1)
-    link.ended("u1", Ending(3, TaskResult(success=False), "host_restarted", "the host restarted"), dead=True)
+    link.ended("u1", Ending(3, TaskResult(success=False), "host_restarted", "the host restarted"), is_dead=True)
     assert link.running()[0].state == "dead"
     link.opened(HELLO)
     link.heard(welcome(keep(6)))  # the manager has more records than the disk kept
 
     assert frames(link)[-1].seq == 7
+
+
+def test_what_an_earlier_gateway_did_not_come_to_start_is_given_back(link):
+    link.adopt("u1", "t1", 1, is_spawned=False)
+    assert link.running()[0].state == "dead"
+    link.opened(HELLO)
+    link.heard(welcome(keep(0)))
+
+    assert [(type(frame), frame.reason) for frame in frames(link)[1:]] == [(TaskRefused, "draining")]
+    assert link.orders() == [Forget("u1")]
 
 
 # --- base dialect

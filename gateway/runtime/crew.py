@@ -1,0 +1,480 @@
+"""Every attempt on this host and its runner; carries out what the link says the manager wants.
+
+    prepared   accepted, nothing spawned: forgotten when the line breaks or no word to start comes
+    runner     started, or adopted from an earlier gateway: lives until the manager has its end
+
+`obey` never waits: an order is carried out before the next message is read, so what is accepted is accepted on the
+connection that offered it. What takes time is a runner's, in the crew's own task group.
+
+Invariant: at most `slots` attempts are prepared or alive, whatever the manager believes.
+"""
+
+import errno
+import os
+import re
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import structlog
+from anyio.abc import TaskGroup, TaskStatus
+
+from gateway.agents.base import AgentKind, Driver, Launch, RunSpec
+from gateway.core import environment
+from gateway.core.link import Link
+from gateway.core.orders import (
+    Abort,
+    Configure,
+    Dismiss,
+    Forget,
+    Input,
+    Order,
+    Prepare,
+    Room,
+    Start,
+    Stop,
+)
+from gateway.core.policy import Policy
+from gateway.core.run import GRACE_MS, Act
+from gateway.core.slots import Room as SlotRoom
+from gateway.core.slots import admit
+from gateway.errors import AlreadyStarted, CannotRun, KeeperLost
+from gateway.runtime import attempt, kept, workspace
+from gateway.runtime.clock import Clock
+from gateway.runtime.inventory import Inventory
+from gateway.runtime.kept import Kept
+from gateway.runtime.process import Keeper, KeeperSpec
+from gateway.runtime.runner import Runner
+from gateway.runtime.spool import Spool
+from gateway.runtime.vitals import VitalSigns
+from shared_types.hosts import EffectiveConfig, HostCapabilities, canonical_agent
+from shared_types.messages import PROTOCOL, Register
+from shared_types.tasks import PermissionMode, Reason, TaskRequest
+
+ACCEPTED_S: Final = 120.0  # no word to start for so long: the manager has forgotten what we accepted
+KEEP_HOUSE_S: Final = 1.0
+TMP: Final = "tmp"
+_UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MODEL: Final = re.compile(r"[A-Za-z0-9][\w./:@-]{0,127}")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """Who we are. `instance` is new at each start of this process."""
+
+    host_id: str
+    name: str
+    version: str
+    boot_id: str | None
+    instance: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What the host's owner lets tasks do."""
+
+    cwd: Path
+    roots: tuple[Path, ...]
+    task_env: tuple[str, ...] | None
+    modes: frozenset[PermissionMode]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Accepted and ready. `env` and the times are what a keeper needs and nobody keeps on disk."""
+
+    kept: Kept
+    kind: AgentKind
+    task_env: Mapping[str, str]
+    timeout_ms: int
+    idle_ms: int | None
+    at: float = field(compare=False)
+
+
+class Crew:
+    """`home` holds the attempts. `nudge` tells the uplink that there may be something to say."""
+
+    def __init__(
+        self,
+        link: Link,
+        identity: Identity,
+        rules: Rules,
+        policy: Policy,
+        *,
+        home: Path,
+        inventory: Inventory,
+        vitals: VitalSigns,
+        clock: Clock,
+    ) -> None:
+        self.nudge: Callable[[], None] = lambda: None
+        self.policy = policy
+        self._link = link
+        self._identity = identity
+        self._rules = rules
+        self._home = home
+        self._inventory = inventory
+        self._vitals = vitals
+        self._clock = clock
+        self._prepared: dict[str, Prepared] = {}
+        self._runners: dict[str, Runner] = {}
+        self._group: TaskGroup | None = None
+        self._quieter = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Crew prepared={len(self._prepared)} runners={len(self._runners)} alive={self.alive}>"
+
+    # --- what others ask ------------------------------------------------------------------------------
+
+    @property
+    def effective(self) -> EffectiveConfig:
+        return self.policy.effective
+
+    @property
+    def alive(self) -> int:
+        """Attempts whose process tree may be there."""
+        return sum(runner.is_alive for runner in self._runners.values())
+
+    def greeting(self) -> Register:
+        config = self.effective
+        return Register(
+            host_id=self._identity.host_id,
+            capabilities=HostCapabilities(
+                name=self._identity.name,
+                agents=self._inventory.offered,
+                max_concurrent=config.max_concurrent,
+                cwd=str(self._rules.cwd),
+                labels=config.labels,
+            ),
+            protocol=PROTOCOL,
+            version=self._identity.version,
+            boot_id=self._identity.boot_id,
+            instance=self._identity.instance,
+            agents=self._inventory.infos,
+            running=self._link.running(),
+            config=config,
+        )
+
+    def drain(self) -> None:
+        """Take no new work from now on."""
+        self.policy = self.policy.stopping()
+
+    def stop_all(self) -> None:
+        """Bring every attempt to its end."""
+        for runner in self._runners.values():
+            runner.abort(None)
+
+    async def wait_idle(self) -> None:
+        """Until no attempt is left whose end the manager does not have."""
+        while self._runners or self._prepared:
+            await self._quieter.wait()
+
+    # --- its life -------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """For as long as the gateway lives; `started` when what an earlier gateway left is adopted. Cancelling
+        leaves agents to their keepers.
+        """
+        async with anyio.create_task_group() as self._group:
+            await self._adopt_all()
+            task_status.started()
+            try:
+                while True:
+                    await anyio.sleep(KEEP_HOUSE_S)
+                    self._keep_house()
+            finally:
+                self._note_said()
+
+    def _keep_house(self) -> None:
+        late = self._clock.monotonic() - ACCEPTED_S
+        for uid in [uid for uid, prepared in self._prepared.items() if prepared.at < late]:
+            self._link.give_back(uid)
+        self.obey(self._link.orders())
+        self._note_said()
+
+    def _note_said(self) -> None:
+        for uid, runner in self._runners.items():
+            if runner.is_of_base and (said := self._link.confirmed(uid)) != runner.noted_said:
+                runner.noted_said = said
+                kept.note_said(attempt.directory(self._home, uid), said)
+
+    # --- orders ---------------------------------------------------------------------------------------
+
+    def obey(self, orders: Sequence[Order]) -> None:
+        for order in orders:
+            match order:
+                case Prepare():
+                    self._prepare(order)
+                case Start(uid=uid):
+                    self._start(uid)
+                case Dismiss(uid=uid):
+                    self._prepared.pop(uid, None)
+                case Abort(uid=uid, reason=reason, grace_ms=grace_ms):
+                    _log.info("attempt.abort", uid=uid, reason=reason)
+                    self._each(uid, partial(Runner.abort, grace_ms=grace_ms))
+                case Input(uid=uid, input_id=input_id, text=text):
+                    self._say(uid, input_id, text)
+                case Room(uid=uid):
+                    self._each(uid, Runner.look)
+                case Stop(uid=uid) | Forget(uid=uid):
+                    self._forget(uid)
+                case Configure(config=config):
+                    self.policy = self.policy.wished(config)
+                    _log.info("config", effective=self.effective)
+            self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        self._quieter.set()
+        self._quieter = anyio.Event()
+
+    def _each(self, uid: str, do: Callable[[Runner], None]) -> None:
+        """With the runner of this attempt, unless it is gone: orders and ends may cross."""
+        if (runner := self._runners.get(uid)) is not None:
+            do(runner)
+
+    def _forget(self, uid: str) -> None:
+        if uid in self._runners:
+            self._runners[uid].forget()
+        else:
+            self._spawn_soon(self._let_go, uid)  # adopted, and never begun
+
+    def _say(self, uid: str, input_id: str | None, text: str) -> None:
+        runner = self._runners.get(uid)
+        if runner is None or not runner.say(input_id or uuid.uuid4().hex, text):
+            _log.warning("input.not_taken", uid=uid, input=input_id)
+
+    def _prepare(self, order: Prepare) -> None:
+        task = order.task
+        try:
+            prepared = self._ready(order)
+        except CannotRun as error:
+            _log.info("attempt.refused", task=task.task_id, reason=error.reason, detail=error.detail)
+            self._link.refuse(task.task_id, order.attempt, error.reason, error.detail)
+            return
+        uid = prepared.kept.uid
+        self._prepared[uid] = prepared
+        self._link.accept(uid, task.task_id, order.attempt, at_once=order.at_once)
+        if order.at_once:
+            self._start(uid)
+
+    def _ready(self, order: Prepare) -> Prepared:
+        """Everything that can be known before the start is checked here. Raises CannotRun."""
+        task = order.task
+        uid = order.uid or f"base-{uuid.uuid4().hex}"
+        if not _UID.fullmatch(uid) or attempt.directory(self._home, uid).exists():
+            raise CannotRun(Reason.SPAWN_FAILED, "the attempt's name is none, or was used before")
+        agent = canonical_agent(task.agent_type)
+        found, kind = self._inventory.found.get(agent), self._inventory.kinds.get(agent)
+        room = SlotRoom(
+            used=len(self._prepared) + self.alive,
+            slots=self.effective.max_concurrent,
+            draining=self.effective.draining,
+            free_bytes=self._vitals.free_bytes,
+        )
+        admit(room, agent=agent, found=found, mode_problem=self._mode_problem(kind, task.permission_mode))
+        assert kind is not None, "what was found is of a kind"
+        assert found is not None, "what was admitted was found"
+        assert found.path is not None, "what was admitted can be run"
+        if task.model is not None and not _MODEL.fullmatch(task.model):
+            raise CannotRun(Reason.SPAWN_FAILED, f"{task.model[:128]!r} is not a model's name")
+        task_env = task.env or {}
+        environment.check(task_env, self._rules.task_env)
+        cwd = workspace.working_directory(task.cwd, self._rules.cwd, self._rules.roots)
+        this = Kept(
+            uid=uid,
+            task_id=task.task_id,
+            attempt=order.attempt,
+            agent=agent,
+            prompt=task.prompt,
+            cwd=str(cwd),
+            executable=found.path,
+            session_uuid=str(uuid.uuid4()),
+            model=task.model,
+            mode=task.permission_mode,
+            version=found.version,
+        )
+        return Prepared(this, kind, task_env, self._timeout_ms(task), task.idle_timeout, self._clock.monotonic())
+
+    def _timeout_ms(self, task: TaskRequest) -> int:
+        longest = self.effective.task_timeout
+        return longest if task.timeout is None else max(1, min(task.timeout, longest))
+
+    def _mode_problem(self, kind: AgentKind | None, mode: PermissionMode) -> str | None:
+        if mode not in self._rules.modes:
+            return f"this host does not allow permission mode {mode}"
+        if kind is None:
+            return None
+        return kind.supports(mode, is_root=os.geteuid() == 0, env=self._host_env(kind))
+
+    def _host_env(self, kind: AgentKind) -> dict[str, str]:
+        """Those of the kind's own names that are set on this host."""
+        env = environment.of_host(self._inventory.environ, kind.env_names)
+        return {name: value for name, value in env.items() if environment.matches(name, kind.env_names)}
+
+    # --- starting -------------------------------------------------------------------------------------
+
+    def _start(self, uid: str) -> None:
+        prepared = self._prepared.pop(uid)
+        runner = self._runner(prepared.kept, prepared.kind)
+        self._spawn_soon(self._begin, prepared, runner)
+
+    def _runner(self, this: Kept, kind: AgentKind, *, is_adopted: bool = False) -> Runner:
+        runner = self._runners[this.uid] = Runner(
+            this.uid,
+            this.task_id,
+            partial(self._driver, this, kind),
+            link=self._link,
+            nudge=self._nudge,
+            clock=self._clock,
+            boot_id=self._identity.boot_id,
+            is_of_base=this.attempt is None,
+            is_adopted=is_adopted,
+        )
+        return runner
+
+    def _nudge(self) -> None:
+        self.nudge()
+
+    def _driver(self, this: Kept, kind: AgentKind) -> Driver:
+        return kind.driver(
+            RunSpec(
+                task_id=this.task_id,
+                prompt=this.prompt,
+                cwd=this.cwd,
+                executable=this.executable,
+                model=this.model,
+                mode=this.mode,
+                session_uuid=this.session_uuid,
+                version=this.version,
+                is_root=os.geteuid() == 0,
+                host_env=self._host_env(kind),
+                instructions=workspace.instructions(Path(this.cwd), kind.instruction_files),
+            )
+        )
+
+    async def _begin(self, prepared: Prepared, runner: Runner) -> None:
+        uid = runner.uid
+        try:
+            keeper = await self._spawn(prepared)
+        except CannotRun as error:
+            _log.warning("attempt.not_started", uid=uid, reason=error.reason, detail=error.detail)
+            self._link.spawn_failed(uid, error.reason, error.detail)
+            self.nudge()
+            await self._let_go(uid)
+        except (KeeperLost, AlreadyStarted):
+            _log.exception("attempt.unclear", uid=uid)
+            await self._live(runner)  # it may run all the same: its directory knows
+        else:
+            _log.info("attempt.started", uid=uid, task=runner.task_id, agent=prepared.kept.agent)
+            await self._live(runner, keeper)
+
+    async def _spawn(self, prepared: Prepared) -> Keeper:
+        """Raises CannotRun: nothing runs. Raises KeeperLost or AlreadyStarted: it may."""
+        try:
+            spec = await self._keeper_spec(prepared)
+            return await Keeper.start(self._home, prepared.kept.uid, spec)
+        except OSError as error:
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise CannotRun(Reason.DISK_FULL if is_full else Reason.SPAWN_FAILED, str(error)) from error
+
+    async def _keeper_spec(self, prepared: Prepared) -> KeeperSpec:
+        """With everything on disk that the agent begins with."""
+        this = prepared.kept
+        cwd = workspace.working_directory(this.cwd, self._rules.cwd, self._rules.roots)
+        path = attempt.make(self._home, this.uid)
+        private = path / attempt.PRIVATE
+        launch = self._driver(this, prepared.kind).launch()
+        await anyio.to_thread.run_sync(_lay_out, path, this, launch)
+        env = environment.build(
+            self._inventory.environment(prepared.kind),
+            prepared.task_env,
+            {name: _located(value, private) for name, value in launch.env.items()},
+            str(private / TMP),
+        )
+        return KeeperSpec(
+            argv=tuple(_located(word, private) for word in launch.argv),
+            env=env,
+            cwd=str(cwd),
+            roots=tuple(map(str, self._rules.roots)),
+            stdin_mode=launch.stdin_mode,
+            stdin=launch.stdin,
+            stdout_to_file=launch.stdout_to_file,
+            run_s=prepared.timeout_ms / 1000,
+            idle_s=launch.idle_s if prepared.idle_ms is None else prepared.idle_ms / 1000,
+            first_output_s=launch.first_output_s,
+            grace_s=GRACE_MS / 1000,
+        )
+
+    # --- adopting -------------------------------------------------------------------------------------
+
+    async def _adopt_all(self) -> None:
+        for uid in await anyio.to_thread.run_sync(attempt.found, self._home):
+            await self._adopt(uid)
+
+    async def _adopt(self, uid: str) -> None:
+        """What an earlier gateway left: running, ended, or not even begun."""
+        path = attempt.directory(self._home, uid)
+        this = kept.read(path)
+        kind = None if this is None else self._inventory.kinds.get(this.agent)
+        if this is None or kind is None:
+            # Nobody could say what it says: its directory was not written whole, or its agent is declared no more.
+            _log.error("attempt.not_adopted", uid=uid, agent=None if this is None else this.agent)
+            self._spawn_soon(self._end_stranger, uid)
+            return
+        is_spawned = attempt.was_started(path) or attempt.is_kept(path)
+        self._link.adopt(uid, this.task_id, this.attempt, said=kept.said(path), is_spawned=is_spawned)
+        _log.info("attempt.adopted", uid=uid, task=this.task_id, agent=this.agent, is_spawned=is_spawned)
+        if is_spawned:
+            self._spawn_soon(self._live, self._runner(this, kind, is_adopted=True))
+
+    async def _end_stranger(self, uid: str) -> None:
+        try:
+            keeper = await Keeper.adopt(self._home, uid)
+            await keeper.stop(Act.STOP_ABORT, GRACE_MS)
+            await keeper.wait_gone()
+        except KeeperLost as error:
+            _log.warning("keeper.lost", uid=uid, error=str(error))
+        await anyio.to_thread.run_sync(attempt.forget, self._home, uid)
+
+    # --- living and going -----------------------------------------------------------------------------
+
+    def _spawn_soon(self, do: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        assert self._group is not None, "the crew runs"
+        self._group.start_soon(do, *args)
+
+    async def _live(self, runner: Runner, keeper: Keeper | None = None) -> None:
+        """Until the manager has its end, or nobody wants it. Cancelling leaves it to its keeper."""
+        if keeper is None:
+            try:
+                keeper = await Keeper.adopt(self._home, runner.uid)
+            except KeeperLost as error:
+                _log.warning("keeper.lost", uid=runner.uid, error=str(error))
+        await runner.run(Spool(attempt.directory(self._home, runner.uid)), keeper)
+        await self._let_go(runner.uid)
+
+    async def _let_go(self, uid: str) -> None:
+        self._runners.pop(uid, None)
+        await anyio.to_thread.run_sync(attempt.forget, self._home, uid)
+        self._note_quiet()
+
+
+def _located(text: str, private: Path) -> str:
+    return text.replace("{private}", str(private))
+
+
+def _lay_out(path: Path, this: Kept, launch: Launch) -> None:
+    """Everything on disk that an attempt begins with."""
+    kept.write(path, this)
+    private = path / attempt.PRIVATE
+    (private / TMP).mkdir(mode=0o700, exist_ok=True)
+    for name, data in launch.files.items():
+        file = private / name
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_bytes(data)

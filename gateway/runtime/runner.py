@@ -1,0 +1,324 @@
+"""One attempt on this host, from its start to the moment it may be forgotten. Owns the handle of its keeper.
+
+    _mind     folds the journal as it grows: what the agent is answered, when it is done, how it ended; tells the link
+    _tell     folds it a second time when the link is behind: after a long absence, or for an adopted attempt
+    _write    hands the driver's writes to the keeper, each key once
+    _step     brings the attempt to its end, step by step (core/run.py)
+
+The journal is the truth and the keeper writes it, so all state here is a fold and dies with this process without
+loss. While the manager is away, or slow, minding goes on: an agent that asks is answered, whoever listens.
+
+Invariant: a record is told once and in order, by `_mind` or by `_tell`: who tells checks that it is the next.
+Cancelling `run` leaves the agent to its keeper; the next gateway adopts it.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Final
+
+import anyio
+import msgspec
+import structlog
+
+from gateway.agents.base import Driver, ExitFacts, Record, Stream, Write
+from gateway.agents.outcome import Outcome, judge
+from gateway.core.coalesce import fit
+from gateway.core.journal import exit_facts
+from gateway.core.line import Ending
+from gateway.core.link import Link
+from gateway.core.run import GRACE_MS, Act, Cause, Run
+from gateway.errors import KeeperLost
+from gateway.runtime import attempt
+from gateway.runtime.clock import Clock
+from gateway.runtime.process import Keeper
+from gateway.runtime.spool import Spool
+from shared_types.events import AgentEvent
+from shared_types.tasks import Reason
+
+CLOSE_KEY: Final = "close"
+ROOM_S: Final = 2.0  # how long minding waits for a manager that is there and slow
+
+_log = structlog.get_logger(__name__)
+
+
+class _Note(msgspec.Struct):
+    note: str = ""
+    pid: int | None = None
+
+
+class Runner:
+    """`make_driver` gives a fresh driver for this attempt: every fold needs its own."""
+
+    def __init__(
+        self,
+        uid: str,
+        task_id: str,
+        make_driver: Callable[[], Driver],
+        *,
+        link: Link,
+        nudge: Callable[[], None],
+        clock: Clock,
+        boot_id: str | None = None,
+        is_of_base: bool = False,
+        is_adopted: bool = False,
+    ) -> None:
+        self.uid = uid
+        self.task_id = task_id
+        self.is_of_base = is_of_base
+        self.noted_said = 0
+        self.is_alive = True  # its process tree may be there: it holds a slot
+        self._link = link
+        self._nudge = nudge
+        self._clock = clock
+        self._boot_id = boot_id
+        self._make_driver = make_driver
+        self._driver = make_driver()
+        self._heard = 0  # the last record that was minded
+        self._last = 0  # once it has ended: the last record before its end
+        self._in_step = not is_adopted  # minding tells, too; once behind, `_tell` does
+        self._stepped = 0  # the last record that minding told
+        self._pid: int | None = None
+        self._run = Run()
+        self._todo: list[Act] = []
+        self._grace_ms = GRACE_MS
+        self._handed: set[str] = set()
+        self._is_closing = False
+        self._is_broken = False  # a driver of ours failed: nothing it says counts
+        self._ended = anyio.Event()
+        self._forgotten = anyio.Event()
+        self._work = anyio.Event()  # for _write
+        self._turn = anyio.Event()  # for _step
+        self._room = anyio.Event()  # for _mind and _tell
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.uid} {self._run.phase.name} heard={self._heard}>"
+
+    # --- what the crew asks ---------------------------------------------------------------------------
+
+    def say(self, input_id: str, text: str) -> bool:
+        """Follow-up input; False when this agent takes none, or its work is over."""
+        taken = self._driver.say(input_id, text)
+        self._work.set()
+        return taken
+
+    def abort(self, grace_ms: int | None) -> None:
+        """Bring it to its end; with `grace_ms` 0 at once. Saying it again never slows it down."""
+        if grace_ms is not None:
+            self._grace_ms = grace_ms
+        self._cause(Cause.KILL if grace_ms == 0 else Cause.ABORT)
+
+    def look(self) -> None:
+        """More may be told, or from an earlier record on."""
+        told = self._link.told(self.uid)
+        if told is not None and told < self._stepped:
+            self._in_step = False
+        self._room.set()
+        self._room = anyio.Event()
+
+    def forget(self) -> None:
+        """Nobody will ask for it any more; what still runs is stopped first."""
+        self._forgotten.set()
+        if self.is_alive:
+            self._cause(Cause.ABORT)
+        self.look()
+
+    def _cause(self, cause: Cause) -> None:
+        act = self._run.act(cause, self._clock.monotonic())
+        if act is not Act.NONE:
+            self._todo.append(act)
+        self._turn.set()
+
+    # --- its life -------------------------------------------------------------------------------------
+
+    async def run(self, spool: Spool, keeper: Keeper | None) -> None:
+        """Returns when the attempt has ended and may be forgotten. `keeper` None: it is gone, only its journal is
+        left to be told.
+        """
+        async with anyio.create_task_group() as group:
+            if keeper is not None:
+                group.start_soon(self._write, keeper)
+                group.start_soon(self._step, keeper)
+            group.start_soon(self._tell, spool)
+            await self._mind(spool)
+            self.is_alive = False
+            self._ended.set()
+            await self._forgotten.wait()
+            group.cancel_scope.cancel()
+
+    async def _mind(self, spool: Spool) -> None:
+        """Until the journal ends."""
+        try:
+            async with aclosing(_journal(spool)) as journal:
+                async for records in journal:
+                    for record in records:
+                        await self._mind_one(record)
+                    self._note_start()
+                    self._link.grown(self.uid, self._heard)
+                    self._nudge()
+                    self._work.set()
+                    if self._driver.is_done:
+                        self._cause(Cause.DONE)
+        except KeeperLost as error:
+            stop = "keeper_lost" if self._is_of_this_boot(spool) else "host_restarted"
+            _log.error("keeper.lost", uid=self.uid, task=self.task_id, why=stop, error=str(error))
+            facts = ExitFacts(code=None, signal=None, stop=stop, duration_ms=0)
+            self._end(self._heard + 1, facts, [], is_dead=True)
+
+    def _is_of_this_boot(self, spool: Spool) -> bool:
+        state = attempt.state(spool.path)
+        return state is None or self._boot_id is None or state.boot_id == self._boot_id
+
+    async def _mind_one(self, record: Record) -> None:
+        events = self._hear(self._driver, record)
+        self._heard = record.seq
+        if record.stream is Stream.EXIT:
+            self._end(record.seq, exit_facts(record.data), events)
+            return
+        if record.stream is Stream.NOTE:
+            note = msgspec.json.decode(record.data, type=_Note)
+            if note.note == "spawned":
+                self._pid = note.pid
+                self._note_start()
+        if self._in_step:
+            await self._tell_in_step(record.seq, events)
+
+    def _note_start(self) -> None:
+        """The agent runs; its session may be known by now."""
+        if self._pid is not None:
+            self._link.started(self.uid, self._pid, self._driver.evidence.session_id)
+
+    def _hear(self, driver: Driver, record: Record) -> list[AgentEvent]:
+        """A driver that fails is a fault of ours. It ends its attempt, loudly, and not the host with all others."""
+        try:
+            return driver.heard(record)
+        except Exception:
+            if not self._is_broken:
+                _log.exception("driver.failed", uid=self.uid, task=self.task_id, record=record.seq)
+                self._is_broken = True
+                self._cause(Cause.KILL)
+            return []
+
+    async def _tell_in_step(self, seq: int, events: list[AgentEvent]) -> None:
+        with anyio.move_on_after(ROOM_S):
+            while self._is_next(seq) and not self._link.room(self.uid) and self._link.is_talking:
+                await self._room.wait()
+        if self._is_next(seq) and self._link.room(self.uid):
+            self._link.tell(self.uid, seq, events, self._clock.monotonic())
+            self._stepped = seq
+        else:
+            self._in_step = False
+            self.look()
+
+    def _is_next(self, seq: int) -> bool:
+        return self._link.told(self.uid) == seq - 1
+
+    def _end(self, seq: int, facts: ExitFacts, events: list[AgentEvent], *, is_dead: bool = False) -> None:
+        self._last = seq - 1
+        outcome = judge(self._driver.evidence, facts)
+        if self._is_broken:
+            result = msgspec.structs.replace(outcome.result, success=False)
+            outcome = Outcome(result, Reason.PROTOCOL_ERROR, "The gateway failed at reading the agent; see its log.")
+        self._cause(Cause.EXIT)
+        bodies = tuple(msgspec.Raw(data) for _, data in fit(events))
+        self._link.ended(self.uid, Ending(seq, outcome.result, outcome.reason, outcome.error, bodies), is_dead=is_dead)
+        _log.info("attempt.ended", uid=self.uid, task=self.task_id, reason=outcome.reason or "completed")
+        self._nudge()
+
+    async def _tell(self, spool: Spool) -> None:
+        """Follows at the manager's pace. Begins again when the manager wants to hear from an earlier record on."""
+        while True:
+            while self._in_step or not self._link.room(self.uid):
+                await self._room.wait()
+            try:
+                await self._tell_on(spool)
+            except KeeperLost:
+                await self._wait_rewound()  # everything that is there was told
+
+    async def _tell_on(self, spool: Spool) -> None:
+        """Returns when the manager wants to hear from an earlier record on."""
+        driver = self._make_driver()
+        async with aclosing(_journal(spool)) as journal:
+            async for records in journal:
+                for record in records:
+                    if not await self._tell_one(record, self._hear(driver, record)):
+                        return
+                self._nudge()
+        await self._wait_rewound()
+
+    async def _tell_one(self, record: Record, events: list[AgentEvent]) -> bool:
+        """False: this record does not follow what was told."""
+        while (told := self._link.told(self.uid)) is not None and told < record.seq:
+            if told < record.seq - 1:
+                return False
+            if record.stream is Stream.EXIT:
+                return True  # the ending carries it
+            if self._link.room(self.uid):
+                self._link.tell(self.uid, record.seq, events, self._clock.monotonic())
+            else:
+                await self._room.wait()
+        return True
+
+    async def _wait_rewound(self) -> None:
+        """Everything was told; only a manager that lost commits wants more."""
+        await self._ended.wait()
+        while (told := self._link.told(self.uid)) is None or told >= self._last:
+            await self._room.wait()
+
+    # --- the agent's side -----------------------------------------------------------------------------
+
+    async def _write(self, keeper: Keeper) -> None:
+        """What the driver wants written is asked for until it is in the journal; the keeper gets it once. May wait
+        for an agent that does not read: nothing else waits for this.
+        """
+        while True:
+            self._work = anyio.Event()  # before looking: what comes while we write is not missed
+            for write in self._unwritten():
+                self._handed.add(write.key)
+                try:
+                    await keeper.write(write.key, write.data, write.close)
+                except KeeperLost as error:
+                    _log.warning("attempt.not_written", uid=self.uid, key=write.key, error=str(error))
+            await self._work.wait()
+
+    def _unwritten(self) -> list[Write]:
+        wanted = self._driver.to_write()
+        if self._is_closing:
+            wanted = [*wanted, Write(CLOSE_KEY, b"", close=True)]
+        return [write for write in wanted if write.key not in self._handed]
+
+    async def _step(self, keeper: Keeper) -> None:
+        while not self._ended.is_set():
+            self._turn = anyio.Event()
+            for act in self._take_acts():
+                try:
+                    await self._do(act, keeper)
+                except KeeperLost as error:
+                    _log.warning("attempt.not_stopped", uid=self.uid, act=act, error=str(error))
+            with anyio.move_on_after(self._run.due_at - self._clock.monotonic()) as patience:
+                await self._turn.wait()
+            if patience.cancelled_caught:
+                self._cause(Cause.LATE)
+
+    def _take_acts(self) -> list[Act]:
+        acts, self._todo = self._todo, []
+        return acts
+
+    async def _do(self, act: Act, keeper: Keeper) -> None:
+        match act:
+            case Act.ASK:
+                self._driver.cancel()
+                self._work.set()
+            case Act.CLOSE:
+                self._is_closing = True
+                self._work.set()
+            case Act.STOP_ABORT | Act.STOP_DONE:
+                await keeper.stop(act.value, self._grace_ms)
+            case Act.NONE:
+                pass
+
+
+def _journal(spool: Spool) -> AsyncGenerator[list[Record], None]:
+    """From the first record on. To be closed by who leaves it before its end."""
+    journal = spool.records(0)
+    assert isinstance(journal, AsyncGenerator)
+    return journal

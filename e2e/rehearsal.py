@@ -93,8 +93,8 @@ class _Stage:
         while True:
             self.changed = anyio.Event()
             for write in self.run.driver.to_write():
-                await self.process.stdin.send(write.data)
                 self.hear(Stream.IN, write.key.encode() + b"\0" + write.data)
+                await self.process.stdin.send(write.data)
                 if write.close:
                     await self.close()
             if self.run.driver.is_done:

@@ -136,9 +136,13 @@ class Anthropic(Dialect):
         yield frame("message_stop")
 
     def error(self, status: int) -> Json:
-        kinds = {400: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error"}
-        said = {"type": kinds.get(status, "api_error"), "message": f"the script says {status}"}
-        return {"type": "error", "error": said}
+        kinds = {
+            400: ("invalid_request_error", "messages: at least one message is required"),
+            401: ("authentication_error", "invalid x-api-key"),
+            429: ("rate_limit_error", "This request would exceed your organization's rate limit"),
+        }
+        kind, message = kinds.get(status, ("api_error", "Internal server error"))
+        return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 class OpenAI(Dialect):
@@ -210,7 +214,13 @@ class OpenAI(Dialect):
         yield Frame(b"data: [DONE]\n\n")
 
     def error(self, status: int) -> Json:
-        return {"error": {"message": f"the script says {status}", "type": "scripted", "code": str(status)}}
+        kinds = {
+            400: ("invalid_request_error", "Invalid value for 'messages'"),
+            401: ("invalid_request_error", "Incorrect API key provided: scripted. You can find yours at example.com."),
+            429: ("requests", "Rate limit reached for scripted in organization org-1 on requests per min"),
+        }
+        kind, message = kinds.get(status, ("server_error", "The server had an error while processing your request."))
+        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
 class Gemini(Dialect):
@@ -264,9 +274,13 @@ class Gemini(Dialect):
         yield Frame(b"data: %b\n\n" % encode(self._answer(calls or [{"text": ""}], last=True)))
 
     def error(self, status: int) -> Json:
-        names = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 429: "RESOURCE_EXHAUSTED"}
-        said = {"code": status, "message": f"the script says {status}", "status": names.get(status, "INTERNAL")}
-        return {"error": said}
+        kinds = {
+            400: ("INVALID_ARGUMENT", "Request contains an invalid argument."),
+            401: ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
+            429: ("RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
+        }
+        name, message = kinds.get(status, ("INTERNAL", "An internal error has occurred. Please retry."))
+        return {"error": {"code": status, "message": message, "status": name}}
 
     def routed(self, body: Json) -> Json | None:
         """The answer for gemini's own question which model to take; None when it is another question."""

@@ -9,6 +9,7 @@ Invariant: memory is bounded: what is kept of an agent's output is cut (`Answer`
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -22,6 +23,10 @@ from shared_types.events import AgentEvent
 MAX_ANSWER: Final = 1024 * 1024  # characters of one message that are kept for its final event
 MAX_NAMES: Final = 2000
 MAX_PENDING: Final = 1000
+MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
+MAX_SAYS: Final = 100
+MAX_CALLS: Final = 500  # tool calls without a result
+MAX_KEPT: Final = 64 * 1024  # characters of one call's arguments
 STDERR_TAIL: Final = 2000
 SAY: Final = "say:"
 
@@ -78,17 +83,27 @@ class ToolCall:
 
     name: str
     kind: str
-    arguments: Any = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # `kept` of them
     said: bool = True  # its `tool_call` event was made
 
 
 class ToolCalls(OrderedDict[str, ToolCall]):
-    """Calls by id; of more than MAX_NAMES the oldest are forgotten."""
+    """Calls by id; of more than MAX_CALLS the oldest are forgotten."""
 
     def put(self, call_id: str, call: ToolCall) -> None:
-        self[call_id] = call
-        if len(self) > MAX_NAMES:
+        self[call_id[:1000]] = call
+        if len(self) > MAX_CALLS:
             self.popitem(last=False)
+
+
+def kept(arguments: Any) -> dict[str, str]:
+    """The texts among a call's arguments, as far as they are short enough to be remembered until its result."""
+    room, chosen = MAX_KEPT, {}
+    for name, value in fields(arguments).items():
+        if isinstance(value, str) and len(name) + len(value) <= room:
+            room -= len(name) + len(value)
+            chosen[name] = value
+    return chosen
 
 
 class Fold:
@@ -194,10 +209,17 @@ class Fold:
     def write(self, key: str, data: bytes, *, close: bool = False) -> bool:
         """Ask for this write, unless it was made. False when too many wait already: the agent floods us."""
         if key not in self._written and key not in self._pending:
-            if len(self._pending) >= MAX_PENDING:
+            waiting = sum(len(write.data) for write in self._pending.values())
+            if len(self._pending) >= MAX_PENDING or (waiting and waiting + len(data) > MAX_PENDING_BYTES):
                 return False
             self._pending[key] = Write(key, data, close)
         return True
+
+    def answered(self, key: str) -> bool:
+        """The agent answered this write of ours: it was made, whether the journal says so already or not yet."""
+        if self._pending.pop(key, None) is not None:
+            self._written.add(key)
+        return key in self._written
 
     def unwrite(self, key: str) -> None:
         """It is not wanted any more."""
@@ -212,7 +234,7 @@ class Fold:
     def say(self, input_id: str, content: str) -> bool:
         if f"{SAY}{input_id}" in self._written or input_id in self._says:
             return True
-        if not self.takes_input or self.exited or self.cancelling or self.is_done or len(self._says) >= MAX_PENDING:
+        if not self.takes_input or self.exited or self.cancelling or self.is_done or len(self._says) >= MAX_SAYS:
             return False
         if "\0" in input_id or len(f"{SAY}{input_id}".encode("utf-8", "replace")) > MAX_KEY:
             return False  # the journal has no room for such a name

@@ -29,11 +29,12 @@ _SENTENCES: Final = (
     (
         Reason.PROVIDER_AUTH,
         re.compile(
-            r"not logged in|please run /login|invalid (api[ _-]?key|x-api-key|authentication)|unauthori[sz]ed"
-            r"|unauthenticated|authentication[ _](required|failed|error)|api key not valid|oauth token has expired",
+            r"not logged in|please run /login|(invalid|incorrect) (api[ _-]?key|x-api-key|authentication)"
+            r"|unauthori[sz]ed|unauthenticated|authentication[ _](required|failed|error)|api key not valid|oauth token has expired",
             re.IGNORECASE,
         ),
     ),
+    (Reason.RATE_LIMIT, re.compile(r"rate.?limit|too many requests|resource.{0,10}exhausted", re.IGNORECASE)),
 )
 _STATUSES: Final = {
     401: Reason.PROVIDER_AUTH,
@@ -52,10 +53,11 @@ _NAMES: Final = {
     "server_error": Reason.PROVIDER_ERROR,
     "ProviderAuthError": Reason.PROVIDER_AUTH,
     "ContextOverflowError": Reason.CONTEXT_OVERFLOW,
+    "APIError": Reason.PROVIDER_ERROR,
 }
 _WORLD: Final = re.compile(
     r"ECONNRE|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|socket|connection (error|refused|reset|closed)|fetch failed"
-    r"|unable to connect|overloaded|internal server error|stream (ended|closed)|premature",
+    r"|unable to connect|overloaded|internal (server )?error|server had an error|stream (ended|closed)|premature",
     re.IGNORECASE,
 )
 _SPELLED_STATUS: Final = re.compile(r"(?:status|code|error|http)\D{0,12}\b([45]\d\d)\b", re.IGNORECASE)

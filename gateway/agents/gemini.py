@@ -1,0 +1,110 @@
+"""Gemini CLI, by ACP (acp.py).
+
+How it is started, and why:
+* `--skip-trust`: hooks and MCP servers of a stranger's repository are not started, and without it (or a trusted
+  directory) it does not start at all. GEMINI.md is still read.
+* GEMINI_CLI_NO_RELAUNCH: it starts a second node process otherwise.
+* Its settings are the owner's. It tries ten times at a failing model, and only settings could change that; ours
+  would have to be a file that root owns, or a private home that hides the owner's login. So we count what it says
+  of its tries on stderr, and after `max_failures` the turn is ended.
+
+It never tells what a tool was given, and a prompt while it is busy would throw the running turn away.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.agents import events
+from gateway.agents.acp import AcpDriver
+from gateway.agents.base import Driver, Launch, RunSpec
+from gateway.agents.lines import plain
+from gateway.agents.loose import fields, parse, text
+from shared_types.events import AgentEvent
+from shared_types.tasks import PermissionMode
+
+_ATTEMPT: Final = re.compile(r"Attempt \d+ failed with status (?P<status>\d{3})\b[^_{]*(?P<what>.*)")
+SETTINGS: Final = ".gemini/settings.json"
+CREDENTIALS: Final = (".gemini/oauth_creds.json", ".gemini/gemini-credentials.json", ".gemini/google_accounts.json")
+
+_KEYS: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA")
+ENV_NAMES: Final = (
+    *_KEYS,
+    *("GOOGLE_GEMINI_BASE_URL", "GOOGLE_VERTEX_BASE_URL", "GEMINI_MODEL", "GEMINI_CLI_HOME"),
+    *("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_PROJECT_ID", "GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_ACCESS_TOKEN"),
+    *("GOOGLE_APPLICATION_CREDENTIALS", "GEMINI_SANDBOX", "GEMINI_CLI_CUSTOM_HEADERS"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"),
+)
+
+MODES: Final[Mapping[PermissionMode, str]] = {
+    PermissionMode.DEFAULT: "default",
+    PermissionMode.ACCEPT_EDITS: "auto_edit",
+    PermissionMode.PLAN: "plan",
+    PermissionMode.BYPASS: "yolo",
+    PermissionMode.DENY: "default",
+}
+
+
+class GeminiKind:
+    """Gemini CLI, as the catalogue knows it."""
+
+    name = "gemini"
+    executables: tuple[str, ...] = ("gemini",)
+    version_argv: tuple[str, ...] = ("--version",)
+    env_names: tuple[str, ...] = ENV_NAMES
+    login_files: tuple[str, ...] = (*CREDENTIALS, SETTINGS)
+    instruction_files: tuple[str, ...] = ()
+
+    def parse_version(self, output: str) -> str | None:
+        found = re.search(r"\b\d+\.\d+\.\d+\S*", output)
+        return found.group() if found else None
+
+    def logged_in(self, env: Mapping[str, str], existing: frozenset[str]) -> bool | None:
+        """A key may be in the keyring of a desktop: with settings, nobody can tell."""
+        if existing & set(CREDENTIALS) or any(env.get(name) for name in _KEYS):
+            return True
+        return None if SETTINGS in existing or env.get("GEMINI_CLI_HOME") else False
+
+    def supports(self, mode: PermissionMode, *, is_root: bool, env: Mapping[str, str] | None = None) -> str | None:
+        return None
+
+    def driver(self, spec: RunSpec) -> Driver:
+        return GeminiDriver(spec)
+
+
+def arguments(spec: RunSpec) -> tuple[str, ...]:
+    model = ("-m", spec.model) if spec.model else ()
+    return ("--skip-trust", "--approval-mode", MODES[spec.mode], *model)
+
+
+ENVIRONMENT: Final[Mapping[str, str]] = {"GEMINI_CLI_NO_RELAUNCH": "true"}
+
+
+class GeminiDriver(AcpDriver):
+    """One session with gemini."""
+
+    def launch(self) -> Launch:
+        argv = (self.spec.executable, "--acp", *arguments(self.spec))
+        return Launch(argv=argv, env=ENVIRONMENT)
+
+    def tool_name(self, call: Mapping[str, Any]) -> str:
+        """It stands before the two underscores of a call's id."""
+        name, found, _ = text(call.get("toolCallId")).rpartition("__")
+        return name if found and name else super().tool_name(call)
+
+    def on_error_line(self, line: str) -> list[AgentEvent]:
+        """It is noisy about itself there."""
+        line = plain(line).strip()
+        failed = _ATTEMPT.match(line)
+        if failed:
+            return self.model_failed(_sentence(failed.group("what")), int(failed.group("status")))
+        return [events.log(self.at, line, "debug", "stderr")] if line else []
+
+
+def _sentence(what: str) -> str:
+    """The provider's own words, where it answers with its usual JSON."""
+    fault = fields(fields(parse(what[what.find("{") :] if "{" in what else what)).get("error"))
+    return text(fault.get("message")) or what[:500]
+
+
+KIND: Final = GeminiKind()

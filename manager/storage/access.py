@@ -7,6 +7,7 @@ import msgspec
 
 from manager.errors import Conflict, Forbidden, NotFound
 from manager.ports import Token
+from manager.storage import hosts
 from manager.storage.ledger import Ledger
 from manager.storage.rows import TOKEN_COLUMNS, decode_token
 from shared_types.api import TokenInfo
@@ -83,13 +84,10 @@ def redeem_join_code(ledger: Ledger, hash: str, host_id: str, token: Token, now:
             hint="give another id, or revoke its token first",
         )
     ledger.write("UPDATE join_code SET used_at = ? WHERE hash = ?", (now, hash))
-    ledger.write(
-        "INSERT INTO host (id, labels) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET labels = excluded.labels",
-        (host_id, row[0]),
-    )
-    ledger.relabel(host_id, _labels.decode(row[0]))
+    labels = _labels.decode(row[0])
+    hosts.relabel(ledger, host_id, labels)
     add_token(ledger, token)
-    return _labels.decode(row[0])
+    return labels
 
 
 def mark(ledger: Ledger, principal: str, device: str, session_id: str, event_id: int) -> None:

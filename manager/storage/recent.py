@@ -11,7 +11,7 @@ from manager.core.scheduling import Requirement
 from manager.core.tasks import Record, Spec
 from manager.ports import HostRow, LogBounds, Token
 from manager.storage.generations import Generations
-from manager.storage.ledger import News
+from manager.storage.news import News
 from shared_types.events import StoredEvent
 from shared_types.tasks import TaskState
 

@@ -35,7 +35,8 @@ from manager.ports import (
     TaskQuery,
     Token,
 )
-from manager.storage import access, reading
+from manager.storage import access, claims, hosts, inputs, reading
+from manager.storage import tasks as operations
 from manager.storage.ledger import Ledger
 from manager.storage.opening import DirectoryLock, open_reader, open_writer, translated
 from manager.storage.recent import Recent
@@ -116,7 +117,7 @@ class SqliteStore:
     # --- tasks ----------------------------------------------------------------------------------------
 
     async def add(self, new: NewTask, *, max_queued: int) -> tuple[Task, bool]:
-        return await self._writer.do(lambda ledger: ledger.add(new, max_queued))
+        return await self._writer.do(lambda ledger: operations.add(ledger, new, max_queued))
 
     async def task(self, task_id: str) -> Task:
         spec, record = await self._load(task_id)
@@ -146,10 +147,10 @@ class SqliteStore:
     async def claim(self, offers: Sequence[Offer], *, accept_by: int, now: int) -> list[Claim]:
         if not any(offer.keys & self._recent.requirements.keys() for offer in offers):
             return []
-        return await self._writer.do(lambda ledger: ledger.claim(offers, accept_by, now))
+        return await self._writer.do(lambda ledger: claims.claim(ledger, offers, accept_by, now))
 
     async def change(self, changes: Sequence[Change]) -> list[Taken]:
-        return await self._writer.do(lambda ledger: ledger.change(changes))
+        return await self._writer.do(lambda ledger: operations.change(ledger, changes))
 
     async def claim_of(self, task_id: str) -> Claim | None:
         try:
@@ -162,10 +163,10 @@ class SqliteStore:
         return Claim(spec=spec, record=record, host_id=host.host_id, generation=host.generation)
 
     async def on_host(self, host_id: str) -> list[Record]:
-        return await self._writer.do(lambda ledger: ledger.on_host(host_id))
+        return await self._writer.do(lambda ledger: [hot.record for hot in claims.on_host(ledger, host_id)])
 
     async def due(self, now: int, limit: int) -> list[Record]:
-        return await self._writer.do(lambda ledger: ledger.due(now, limit))
+        return await self._writer.do(lambda ledger: operations.due(ledger, now, limit))
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -201,14 +202,14 @@ class SqliteStore:
         now: int,
     ) -> HostRow:
         return await self._writer.do(
-            lambda ledger: ledger.host_connected(host_id, capabilities, agents, protocol, version, boot_id, now)
+            lambda ledger: hosts.connected(ledger, host_id, capabilities, agents, protocol, version, boot_id, now)
         )
 
     async def host_seen(self, host_id: str, generation: int, now: int) -> bool:
-        return await self._writer.do(lambda ledger: ledger.host_seen(host_id, generation, now))
+        return await self._writer.do(lambda ledger: hosts.seen(ledger, host_id, generation, now))
 
     async def host_gone(self, host_id: str, generation: int, now: int) -> list[Taken]:
-        return await self._writer.do(lambda ledger: ledger.host_gone(host_id, generation, now))
+        return await self._writer.do(lambda ledger: hosts.gone(ledger, host_id, generation, now))
 
     async def hosts(self) -> list[HostRow]:
         return sorted(self._recent.hosts.values(), key=lambda host: host.host_id)
@@ -220,18 +221,18 @@ class SqliteStore:
         return host
 
     async def set_draining(self, host_id: str, draining: bool) -> HostRow:
-        return await self._writer.do(lambda ledger: ledger.set_draining(host_id, draining))
+        return await self._writer.do(lambda ledger: hosts.set_draining(ledger, host_id, draining))
 
     # --- inputs ---------------------------------------------------------------------------------------
 
     async def add_input(self, task_id: str, input_id: str, content: str, now: int) -> StoredInput:
-        return await self._writer.do(lambda ledger: ledger.add_input(task_id, input_id, content, now))
+        return await self._writer.do(lambda ledger: inputs.add(ledger, task_id, input_id, content, now))
 
     async def mark_input(self, task_id: str, input_id: str, state: InputState) -> StoredInput | None:
-        return await self._writer.do(lambda ledger: ledger.mark_input(task_id, input_id, state))
+        return await self._writer.do(lambda ledger: inputs.mark(ledger, task_id, input_id, state))
 
     async def open_inputs(self, task_id: str) -> list[StoredInput]:
-        return await self._writer.do(lambda ledger: ledger.open_inputs(task_id))
+        return await self._writer.do(lambda ledger: inputs.open_ones(ledger, task_id))
 
     # --- access ---------------------------------------------------------------------------------------
 
@@ -279,7 +280,7 @@ def _prepare(path: Path, now: int, limits: Limits) -> tuple[Path, DirectoryLock,
                 (epoch,) = db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
                 db.execute("DELETE FROM queue_key WHERE no NOT IN (SELECT key_no FROM standing WHERE key_no NOT NULL)")
                 ledger = Ledger(db, limits)
-                ledger.nobody_connected(now)
+                hosts.nobody_connected(ledger, now)
                 ledger.commit()
                 recent = Recent()
                 recent.learn(ledger.first_news())

@@ -1,0 +1,98 @@
+"""Operations on tasks, in the writer's thread: ask for one, change some, see which are due."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from manager.core import tasks
+from manager.core.lifecycle import ON_A_HOST
+from manager.core.scheduling import Requirement, satisfies
+from manager.core.tasks import Change, Record, Verdict
+from manager.errors import Conflict, TooMany
+from manager.ports import HostRow, NewTask, Taken
+from manager.storage.ledger import Hot, Ledger
+from shared_types.events import StoredEvent
+from shared_types.hosts import canonical_agent
+from shared_types.tasks import Reason, Task, TaskState
+
+REST_MS: Final = 5_000  # how long a host that had no room, or did not get ready, is not asked again
+
+TASKS_DUE: Final = (
+    "SELECT t.id FROM standing s JOIN task t ON t.no = s.task_no WHERE s.deadline_at <= ?"
+    " ORDER BY s.deadline_at LIMIT ?"
+)
+
+
+def add(ledger: Ledger, new: NewTask, max_queued: int) -> tuple[Task, bool]:
+    if new.idempotency_key is not None:
+        known = ledger.asked_before(new.spec.actor, new.idempotency_key)
+        if known is not None:
+            task_id, digest = known
+            if digest != new.digest:
+                raise Conflict(
+                    f"the idempotency key was used for another request (task {task_id})",
+                    code="IDEMPOTENCY_MISMATCH",
+                    hint="use a new key for a new request",
+                )
+            old = ledger.must_find(task_id)
+            return tasks.show(old.spec, old.record, full_prompt=True), False
+    queued = ledger.count(TaskState.QUEUED)
+    if queued >= max_queued:
+        raise TooMany(
+            f"{queued} tasks are queued, and no more than {max_queued} may be",
+            code="QUEUE_FULL",
+            hint="wait until hosts have taken some, or connect more hosts",
+        )
+    hot = ledger.open_task(new)
+    return tasks.show(hot.spec, hot.record, full_prompt=True), True
+
+
+def change(ledger: Ledger, changes: Sequence[Change]) -> list[Taken]:
+    return [change_one(ledger, one) for one in changes]
+
+
+def change_one(ledger: Ledger, change: Change) -> Taken:
+    hot = ledger.find(change.task_id)
+    if hot is None:
+        return Taken(verdict=Verdict.UNKNOWN)
+    before = hot.record
+    if change.generation is not None:
+        host = ledger.hosts.get(change.host_id or "")
+        if host is None or host.generation != change.generation:
+            return Taken(verdict=Verdict.STALE, heard=before.heard, record=before)
+    applied = tasks.apply(hot.spec, before, change, latest=hot.log.latest, limits=ledger.limits)
+    if applied.verdict is not Verdict.TAKEN or applied.record is before:
+        return Taken(verdict=applied.verdict, heard=before.heard, record=before)
+    events = ledger.take(hot, applied)
+    if applied.record.status is TaskState.QUEUED and before.status in ON_A_HOST:
+        events += _came_back(ledger, hot, before, change)
+    after = hot.record
+    return Taken(verdict=Verdict.TAKEN, heard=after.heard, record=after, status_changed=applied.shown, events=events)
+
+
+def _came_back(ledger: Ledger, hot: Hot, before: Record, change: Change) -> tuple[StoredEvent, ...]:
+    """A host gave a task back. When nobody is left who might take it, it has failed, and says so now."""
+    assert before.host_id is not None
+    if change.reason in tasks.PASSING or change.reason == Reason.START_TIMEOUT:
+        ledger.resting[before.host_id] = change.now + REST_MS
+    if hot.record.excluded_hosts == before.excluded_hosts:
+        return ()
+    wish = tasks.requirement(hot.spec, hot.record.excluded_hosts)
+    if any(_fits(host, wish) for host in ledger.hosts.values()):
+        return ()
+    given_up = tasks.given_up(hot.record, change.now)
+    return ledger.take(hot, tasks.apply(hot.spec, hot.record, given_up, latest=hot.log.latest, limits=ledger.limits))
+
+
+def _fits(host: HostRow, wish: Requirement) -> bool:
+    return satisfies(
+        wish,
+        host_id=host.host_id,
+        agents=[canonical_agent(agent) for agent in host.capabilities.agents],
+        labels=host.capabilities.labels | host.labels,
+    )
+
+
+def due(ledger: Ledger, now: int, limit: int) -> list[Record]:
+    ledger.flush()
+    rows = ledger.db.execute(TASKS_DUE, (now, limit)).fetchall()
+    return [ledger.must_find(task_id).record for (task_id,) in rows]

@@ -7,6 +7,7 @@ a wake-up may be lost and a host may have rested long enough.
 Invariant: a task is claimed, committed, before its host hears of it; a host that cannot be told gives it back at once.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -74,10 +75,14 @@ class Dispatcher:
             claims = await self._store.claim(offers, accept_by=now + self._accept_ms, now=now)
             if claims:
                 self._announcer.claimed(claims)
-                self._back += [change for claim in claims if (change := self._tell(claim)) is not None]
-                await self._give_back()
+                await self.tell(claims)
             if len(claims) < FULL_ROUND:
                 return
+
+    async def tell(self, claims: Sequence[Claim]) -> None:
+        """Tell their hosts; what cannot be told goes back to the queue. Raises StoreUnavailable."""
+        self._back += [change for claim in claims if (change := self._tell(claim)) is not None]
+        await self._give_back()
 
     def _tell(self, claim: Claim) -> Change | None:
         """Tell the host; the change that gives the task back when that cannot be."""

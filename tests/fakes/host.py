@@ -6,7 +6,7 @@
     memory_line  a Line and the manager's Wire that belongs to it, without a socket
     dial         the same over a real WebSocket
 
-It knows the words of shared_types and nothing of the manager's or the gateway's code.
+It knows the words of shared_types and, of the manager's code, what a Wire is.
 """
 
 import math
@@ -20,6 +20,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from manager.runtime.host_link import WireClosed
 from shared_types.codec import decode_from_manager, encode
 from shared_types.delivery import Outbox, Span
 from shared_types.hosts import AgentInfo, EffectiveConfig, HostCapabilities
@@ -150,7 +151,8 @@ class MemoryWire:
         return await self._in.get()
 
     async def send(self, data: bytes) -> None:
-        await self._out.put(data)  # into a closed pipe as into a dead socket: the reader is the one to notice
+        if not await self._out.put(data):
+            raise WireClosed
 
     async def close(self, code: int, reason: str) -> None:
         if not self._out.is_closed:

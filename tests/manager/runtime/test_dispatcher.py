@@ -1,0 +1,180 @@
+"""Who is given what, and what happens when a host will not or cannot take it."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from manager.errors import StoreUnavailable
+from shared_types.hosts import AgentInfo
+from shared_types.tasks import LabelRules, TaskState
+from tests.fakes.host import FakeHost, Plan
+from tests.manager.runtime.hall import hall
+from tests.manager.runtime.test_host_link import greeting
+
+
+async def test_a_host_that_refused_a_task_is_not_asked_again_and_another_one_gets_it(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        picky = await h.online(FakeHost("picky", plan=lambda _: Plan(refuse="cwd_missing")))
+        task_id = await h.submit()
+        task = await h.until(task_id, TaskState.FAILED)
+        assert (task.reason, task.excluded_hosts) == ("refused_everywhere", ("picky",))
+
+        willing = await h.online(FakeHost("willing"))
+        second = await h.submit(labels=LabelRules(prefer={"none": "such"}))
+        task = await h.until(second, TaskState.COMPLETED)
+
+        assert task.host_id == "willing"
+        assert willing.executed == [second]
+        assert picky.executed.count(second) <= 1
+
+
+async def test_a_task_that_every_host_refused_has_failed_and_says_why(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        for name in ("a", "b"):
+            await h.online(FakeHost(name, plan=lambda _: Plan(refuse="cwd_not_allowed")))
+
+        task = await h.until(await h.submit(), TaskState.FAILED)
+
+        assert task.reason == "refused_everywhere"
+        assert set(task.excluded_hosts) == {"a", "b"}
+        assert "plan: cwd_not_allowed" in (task.detail or "")
+
+
+async def test_hosts_are_never_given_more_than_they_have_slots(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(slots=3, plan=lambda _: Plan(holds=True, events=0)))
+        tasks = [await h.submit() for _ in range(5)]
+        await h.until_true(lambda: len(host.started) == 3)
+        assert [(await h.store.task(task_id)).status for task_id in tasks[3:]] == [TaskState.QUEUED] * 2
+
+        await host.finish(tasks[0])
+
+        await h.until(tasks[3], TaskState.RUNNING)
+        assert (await h.store.task(tasks[4])).status is TaskState.QUEUED
+
+
+async def test_a_draining_host_gets_nothing_until_it_is_resumed(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost())
+        assert (await h.fleet.drain("h1")).draining
+        task_id = await h.submit()
+        await h.dispatcher.hand_out()
+        assert host.executed == []
+
+        assert not (await h.fleet.resume("h1")).draining
+
+        await h.until(task_id, TaskState.COMPLETED)
+
+
+async def test_draining_outlives_a_reconnect(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost())
+        await h.fleet.drain("h1")
+        await h.cut()
+        await h.online(host)
+
+        task_id = await h.submit()
+        await h.dispatcher.hand_out()
+
+        assert (await h.store.task(task_id)).status is TaskState.QUEUED
+        assert (await h.fleet.status("h1")).draining
+
+
+async def test_an_agent_that_is_logged_out_is_not_given_work(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        await h.online(FakeHost(found=(AgentInfo(agent="opencode", auth_ok=False, hint="run opencode auth login"),)))
+
+        task_id = await h.submit()
+        await h.dispatcher.hand_out()
+        why = await h.tasks.why(task_id)
+
+        assert (await h.store.task(task_id)).status is TaskState.QUEUED
+        (condition,) = [c for c in why.hosts[0].conditions if not c.holds]
+        assert (condition.name, condition.found) == ("loggedIn", "logged out (run opencode auth login)")
+
+
+async def test_work_for_a_connection_that_is_gone_goes_back_once(tmp_path: Path) -> None:
+    async with hall(tmp_path, loops=False) as h:
+        await h.online(FakeHost("h1"))
+        task_id = await h.submit()
+        now = h.clock.now()
+        offers = h.fleet.offers(await h.store.requirements())
+        (claim,) = await h.store.claim(offers, accept_by=now + 60_000, now=now)
+        await h.cut()  # between the claim and the telling
+
+        assert not h.fleet.execute(claim)
+        await h.dispatcher.tell([claim])
+
+        assert await h.kinds(task_id) == ["queued", "assigned", "queued"]
+
+
+async def test_work_that_does_not_fit_into_a_hosts_queue_goes_back_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.runtime.outbound.MAX_WORK_BYTES", 1_000)
+    async with hall(tmp_path, loops=False) as h:
+        hand = h.hand(room=1)
+        await hand.say(greeting())
+        await h.until_true(lambda: h.fleet.link("h1"))
+        tasks = [await h.submit("x" * 900) for _ in range(2)]
+
+        await h.dispatcher.hand_out()
+
+        assert [(await h.store.task(task_id)).status for task_id in tasks] == [TaskState.ASSIGNED, TaskState.QUEUED]
+
+
+async def test_tasks_of_many_kinds_spread_over_hosts_by_load(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        hosts = [
+            await h.online(FakeHost(f"h{n}", slots=2, plan=lambda _: Plan(holds=True, events=0))) for n in range(3)
+        ]
+        for _ in range(6):
+            await h.submit()
+
+        await h.until_true(lambda: sum(len(host.started) for host in hosts) == 6)
+        assert [len(host.started) for host in hosts] == [2, 2, 2]
+
+
+async def test_when_the_store_is_away_the_dispatcher_says_so_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        monkeypatch.setattr("manager.runtime.dispatcher.LOOK_EVERY_S", 0.01)
+        await h.online(FakeHost())
+        claim = h.store.claim
+        is_away = True
+
+        async def flaky(*args: object, **kwargs: object) -> object:
+            if is_away:
+                raise StoreUnavailable("disk full", code="DISK_FULL")
+            return await claim(*args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(h.store, "claim", flaky)
+        task_id = await h.submit()
+        await h.until_true(lambda: h.dispatcher.trouble)
+        assert h.dispatcher.trouble == "disk full"
+
+        is_away = False
+        await h.until(task_id, TaskState.COMPLETED)
+
+        await h.until_true(lambda: h.dispatcher.trouble is None)
+
+
+async def test_a_thousand_tasks_over_four_hosts_each_run_once(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        hosts = [await h.online(FakeHost(f"h{n}", slots=16)) for n in range(4)]
+        tasks: list[str] = []
+
+        async def submit_some() -> None:
+            tasks.extend([await h.submit() for _ in range(125)])
+
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(submit_some)
+        for task_id in tasks:
+            await h.until(task_id, TaskState.COMPLETED)
+
+        started = [started for host in hosts for started in host.started]
+        assert sorted(started) == sorted((task_id, 1) for task_id in tasks)
+        assert all(status.slots_used == 0 for status in await h.fleet.statuses())

@@ -1,0 +1,111 @@
+"""Every live state has a deadline, and when it passes somebody acts."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from manager.errors import StoreUnavailable
+from shared_types.messages import TaskAbort, TaskExecute
+from shared_types.tasks import TaskState
+from tests.fakes.host import FakeHost, Plan
+from tests.manager.runtime.hall import hall
+from tests.manager.runtime.test_host_link import greeting, running
+
+
+async def test_a_task_that_no_host_takes_expires(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        task_id = await h.submit(queue_ttl=1_000)
+        assert await h.watchdog.look() == 0
+        h.clock.later_ms = 2_000
+
+        await h.watchdog.look()
+
+        assert (await h.store.task(task_id)).reason == "queue_expired"
+
+
+async def test_a_task_that_its_host_never_accepts_goes_back_and_the_host_is_told(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        hand = h.hand()
+        await hand.register(greeting())
+        task_id = await h.submit()
+        await hand.expect(TaskExecute)
+        h.clock.later_ms = 16_000
+
+        await h.watchdog.look()
+
+        assert (await hand.expect(TaskAbort)).attempt == 1
+        task = await h.store.task(task_id)
+        assert (task.status, task.excluded_hosts) == (TaskState.QUEUED, ())
+
+
+async def test_a_task_that_runs_beyond_its_time_is_told_to_stop_twice_the_second_time_without_grace(
+    tmp_path: Path,
+) -> None:
+    async with hall(tmp_path) as h:
+        hand = h.hand()
+        await hand.register(greeting())
+        task_id = (await running(h, hand)).task.task_id
+        h.clock.later_ms = 8 * 24 * 3600_000
+
+        await h.watchdog.look()
+        first = await hand.expect(TaskAbort)
+        assert (await h.store.task(task_id)).status is TaskState.STOPPING
+        h.clock.later_ms += 60_000
+        await h.watchdog.look()
+        second = await hand.expect(TaskAbort)
+
+        assert (first.reason, first.grace_ms) == ("run_timeout", None)
+        assert second.grace_ms == 0
+
+
+async def test_a_host_that_says_a_timed_out_task_is_gone_makes_it_a_timeout(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        await h.online(FakeHost(plan=lambda _: Plan(holds=True)))
+        task_id = await h.submit(timeout=1_000)
+        await h.until(task_id, TaskState.RUNNING)
+        h.clock.later_ms = 60_000
+
+        await h.watchdog.look()
+
+        assert (await h.until(task_id, TaskState.TIMEOUT)).reason == "run_timeout"
+
+
+async def test_a_task_is_lost_when_its_host_stays_away_for_too_long(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        await h.online(FakeHost(plan=lambda _: Plan(holds=True)))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+        await h.cut()
+        await h.until_disconnected(task_id)
+        h.clock.later_ms = 14 * 60_000
+        assert await h.watchdog.look() == 0
+
+        h.clock.later_ms = 18 * 60_000
+        await h.watchdog.look()
+
+        assert (await h.store.task(task_id)).reason == "host_lost"
+
+
+async def test_the_loop_looks_by_itself_and_outlives_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.runtime.watchdog.LOOK_EVERY_S", 0.01)
+    async with hall(tmp_path) as h:
+        due = h.store.due
+        is_away = True
+
+        async def flaky(now: int, limit: int) -> object:
+            if is_away:
+                raise StoreUnavailable("locked")
+            return await due(now, limit)
+
+        monkeypatch.setattr(h.store, "due", flaky)
+        task_id = await h.submit(queue_ttl=1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(h.watchdog.run)
+            await h.until_true(lambda: h.watchdog.trouble == "locked")
+            is_away = False
+            await h.until(task_id, TaskState.EXPIRED)
+            await h.until_true(lambda: h.watchdog.trouble is None)
+            group.cancel_scope.cancel()

@@ -1,0 +1,1 @@
+"""What a person touches in the terminal, and the SDK below it (client/sdk.py). Knows the manager by its HTTP alone."""

@@ -16,6 +16,8 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import aclosing, closing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -329,6 +331,20 @@ class AsyncFleetgate(_Way):
 
     async def health(self) -> Health:
         return await self.call(calls.health())
+
+    async def probe(self) -> tuple[Health, float | None, float]:
+        """(health, seconds that our clock is ahead of the manager's if it tells the time, milliseconds it took)."""
+        call = calls.health()
+        began, sent_at = time.monotonic(), datetime.now(UTC)
+        try:
+            answer = await self._http.request(call.method, call.path)
+        except httpx.TransportError as error:
+            raise self.unreachable(error) from error
+        took_s = time.monotonic() - began
+        told = answer.headers.get("date")
+        # The header has whole seconds, cut off: half a second of them is missing on average.
+        ahead = (sent_at - parsedate_to_datetime(told)).total_seconds() + took_s / 2 - 0.5 if told else None
+        return call.read(answer.status_code, answer.content), ahead, took_s * 1000
 
 
 class Fleetgate(_Way):

@@ -1,0 +1,5 @@
+"""`python -m client` is `fleetgate`."""
+
+from client.cli import main
+
+main()

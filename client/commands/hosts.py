@@ -1,0 +1,190 @@
+"""Machines: hosts, drain, resume; and how one becomes a host: invite, join."""
+
+import socket
+from typing import TYPE_CHECKING, Final
+
+import rich_click as click
+
+from client.clock import now_ms
+from client.desk import Desk, command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from client.sdk import AsyncFleetgate
+    from shared_types.hosts import AgentInfo, HostStatus
+
+ALL_INTERFACES: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not bound
+
+
+def pick(names: "Sequence[tuple[str, str]]", wanted: str, kind: str) -> str:
+    """The id meant: an id, a name, or a unique beginning of one. `names` are (id, name).
+
+    >>> pick([("h1", "laptop"), ("h2", "lab")], "lap", "host")
+    'h1'
+    """
+    from client.errors import NotThere
+
+    for at in (0, 1):
+        exact = [one[0] for one in names if one[at] == wanted]
+        if len(exact) == 1:
+            return exact[0]
+    found = sorted({one[0] for one in names if one[0].startswith(wanted) or one[1].startswith(wanted)})
+    if len(found) == 1 and wanted:
+        return found[0]
+    known = ", ".join(sorted(name for _, name in names)[:10]) or "none"
+    if found:
+        raise NotThere(f"{wanted} may be {', '.join(found[:5])}: say more of it")
+    raise NotThere(f"there is no {kind} {wanted}", hint=f"Known: {known}")
+
+
+async def host_id_of(fleet: "AsyncFleetgate", wanted: str) -> str:
+    return pick([(host.host_id, host.name) for host in await fleet.hosts()], wanted, "host")
+
+
+def agent_words(info: "AgentInfo") -> str:
+    """
+    >>> from shared_types.hosts import AgentInfo
+    >>> agent_words(AgentInfo(agent="gemini", version="0.61.0", auth_ok=False))
+    'gemini 0.61.0 (not logged in)'
+    """
+    version = f" {info.version}" if info.version else ""
+    return f"{info.agent}{version}{' (not logged in)' if info.auth_ok is False else ''}"
+
+
+@command("hosts", quiet="Ids only.")
+async def hosts(desk: Desk) -> None:
+    """List hosts, their agents and how busy they are."""
+    async with desk.fleet() as fleet:
+        found = await fleet.hosts()
+    console = desk.console
+    if console.as_json:
+        console.document(found)
+    elif console.quiet:
+        for host in found:
+            console.put(host.host_id)
+    elif not found:
+        console.say("no hosts yet; add one: fleetgate invite")
+    else:
+        show_hosts(desk, found)
+
+
+def show_hosts(desk: Desk, hosts: "list[HostStatus]") -> None:
+    from client.terminal.columns import Cell, Column, Row
+    from client.terminal.escapes import one_line
+    from client.terminal.styles import HOST_SIGN, HOST_STYLE
+    from client.terminal.times import ago
+
+    now = now_ms()
+    rows: list[Row] = []
+    for host in hosts:
+        agents = [agent_words(info) for info in host.agents] or list(host.capabilities.agents)
+        status = f"{HOST_SIGN[host.status]} {host.status}{' (draining)' if host.draining else ''}"
+        labels = ",".join(f"{name}={value}" for name, value in host.labels.items())
+        disk = f"{host.vitals.disk:.0%}" if host.vitals else "-"
+        rows.append(
+            [
+                one_line(host.name),
+                Cell(status, HOST_STYLE[host.status]),
+                f"{host.slots_used}/{host.slots}",
+                disk,
+                ago(host.last_heartbeat, now),
+                one_line(labels) or "-",
+                one_line(", ".join(agents)) or "none found",
+            ]
+        )
+    columns = [
+        Column("HOST", shrinks=True),
+        Column("STATUS"),
+        Column("SLOTS", right=True),
+        Column("DISK", right=True),
+        Column("SEEN", right=True),
+        Column("LABELS", shrinks=True),
+        Column("AGENTS", shrinks=True),
+    ]
+    desk.console.table(columns, rows)
+
+
+@command("drain")
+@click.argument("host")
+async def drain(desk: Desk, host: str) -> None:
+    """No new tasks for HOST; what runs there goes on."""
+    async with desk.fleet() as fleet:
+        status = await fleet.drain(await host_id_of(fleet, host))
+    if desk.console.as_json:
+        desk.console.document(status)
+    else:
+        running = len(status.active_tasks)
+        desk.console.say(f"{status.name} takes no new tasks; {running} still running there")
+
+
+@command("resume")
+@click.argument("host")
+async def resume(desk: Desk, host: str) -> None:
+    """New tasks for HOST again."""
+    async with desk.fleet() as fleet:
+        status = await fleet.resume(await host_id_of(fleet, host))
+    if desk.console.as_json:
+        desk.console.document(status)
+    else:
+        desk.console.say(f"{status.name} takes tasks again")
+
+
+def join_line(url: str, code: str) -> str:
+    return f"fleetgate join {url} {code}"
+
+
+@command("invite", quiet="The code only.")
+@click.option("--ttl", default="1h", metavar="TIME", help="How long the code is good for; at most a day.")
+@click.option("-l", "--label", "labels", multiple=True, metavar="K=V", help="Labels for the new host; repeatable.")
+async def invite(desk: Desk, ttl: str, labels: tuple[str, ...]) -> None:
+    """A code with which one more machine becomes a host."""
+    from client.access import is_loopback
+    from client.commands.running import pairs
+    from client.terminal.times import duration_ms, lasted
+    from shared_types.api import JoinCodeCreate
+
+    async with desk.fleet() as fleet:
+        code = await fleet.join_code(JoinCodeCreate(ttl=duration_ms(ttl), labels=pairs(labels, "-l")))
+        url = fleet.url
+    console = desk.console
+    line = join_line(url, code.code)
+    if console.as_json:
+        console.document({"code": code.code, "expiresAt": code.expires_at, "url": url, "command": line})
+        return
+    console.put(code.code if console.quiet else line)
+    console.say(f"run it on the new machine; good once, for {lasted(code.expires_at - now_ms())}")
+    if is_loopback(url):
+        console.say(f"{url} is this machine alone: for another one, use an address that it can reach", "warn")
+
+
+@command("join", url=False)
+@click.argument("url")
+@click.argument("code")
+@click.option("--name", metavar="NAME", help="What people call this machine; its host name otherwise.")
+@click.option("--host-id", metavar="ID", help="Ask for this id, as a machine that was a host before.")
+@click.option("--force", is_flag=True, help="Also when this machine is a host of another manager already.")
+async def join(desk: Desk, url: str, code: str, name: str | None, host_id: str | None, force: bool) -> None:
+    """Make this machine a host of the manager at URL, with a CODE from `fleetgate invite`."""
+    from client.access import home_of, make_home, normal_url
+    from client.errors import BadConfig
+    from client.joining import gateway_file, joined_elsewhere, write_gateway
+    from client.sdk import AsyncFleetgate
+
+    home = home_of()
+    make_home(home)
+    before = joined_elsewhere(home, url)
+    if before and not force:
+        raise BadConfig(
+            f"this machine is a host of {before} already",
+            hint="Join anyway with --force, or keep both with another FLEETGATE_HOME.",
+        )
+    async with AsyncFleetgate(normal_url(url), "") as fleet:
+        joined = await fleet.join(code, name or socket.gethostname(), host_id=host_id)
+        write_gateway(home, fleet.url, joined, name or socket.gethostname())
+    console = desk.console
+    if console.as_json:
+        console.document({"hostId": joined.host_id, "url": joined.url, "file": str(gateway_file(home))})
+        return
+    console.say(f"this machine is host {joined.host_id} now; its token is in {gateway_file(home)}")
+    console.put("now run: fleetgate gateway")

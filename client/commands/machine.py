@@ -1,0 +1,152 @@
+"""What runs on a machine: up, demo, manager, gateway."""
+
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import rich_click as click
+
+from client.desk import Desk, command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from client.house import House
+    from client.supervisor import Child
+    from shared_types.hosts import HostStatus
+
+AS_IT_IS: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def become(program: str, arguments: list[str]) -> NoReturn:
+    """Take this process's place. `-P`: a directory of the same name where we stand is never imported."""
+    from client.errors import BadConfig
+
+    if importlib.util.find_spec(program) is None:
+        raise BadConfig(f"the {program} is not installed here", hint="pip install fleetgate")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", program, *arguments])  # noqa: S606 - no shell
+
+
+@command("manager", url=False, json=False, context_settings=AS_IT_IS, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def manager(desk: Desk, arguments: tuple[str, ...]) -> None:
+    """Run the manager alone. Its own flags: fleetgate manager --help."""
+    become("manager", list(arguments))
+
+
+@command("gateway", url=False, json=False, context_settings=AS_IT_IS, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def gateway(desk: Desk, arguments: tuple[str, ...]) -> None:
+    """Run this machine's gateway, after `join`. Its own flags: fleetgate gateway --help."""
+    become("gateway", list(arguments))
+
+
+def absolute(cwd: str | None) -> str | None:
+    return os.path.abspath(cwd) if cwd else None
+
+
+def default_port() -> int:
+    """MANAGER_PORT, as the manager itself reads it."""
+    from client.access import DEFAULT_PORT
+    from client.errors import BadConfig
+
+    said = os.environ.get("MANAGER_PORT") or str(DEFAULT_PORT)
+    if not said.isdigit():
+        raise BadConfig(f"MANAGER_PORT: {said!r} is not a number")
+    return int(said)
+
+
+@command("up", url=False, quiet="Only the address.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Where the manager listens (3001); 0 takes a free port.")
+@click.option("--insecure-listen", metavar="ADDRESS", help="Listen beyond this machine, without encryption.")
+@click.option("--cwd", metavar="DIR", help="Where tasks without a directory run; the current directory otherwise.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the logs of both here instead of keeping files.")
+async def up(desk: Desk, port: int | None, insecure_listen: str | None, cwd: str | None, verbose: bool) -> int:
+    """A manager and a gateway on this machine, until Ctrl-C."""
+    import anyio
+
+    from client.access import home_of
+    from client.house import Plan, opened, until_told
+
+    plan = Plan(
+        home=home_of(),
+        host=insecure_listen or os.environ.get("MANAGER_HOST") or "127.0.0.1",
+        port=default_port() if port is None else port,
+        insecure=insecure_listen is not None,
+        cwd=absolute(cwd),
+        verbose=verbose,
+    )
+    async with anyio.create_task_group() as signals:
+        family: list[Child] = []
+        with anyio.CancelScope() as stay:
+            signals.start_soon(until_told, stay, family, desk.console)
+            async with opened(plan, desk.console, children=family) as house:
+                await introduce(desk, house, show_token=house.token_is_new and desk.console.out_is_terminal)
+                await anyio.sleep_forever()
+        signals.cancel_scope.cancel()
+    desk.console.say("stopped")
+    return 0
+
+
+async def introduce(desk: Desk, house: "House", *, show_token: bool, home: "Path | None" = None) -> None:
+    """Where it is, how to get in, what is here, how to add a machine."""
+    from client.commands.hosts import agent_words, join_line
+    from client.terminal.escapes import one_line
+    from shared_types import __version__
+
+    console = desk.console
+    host = await house.host()
+    code = await house.fleet.join_code()
+    line = join_line(house.url, code.code)
+    if console.as_json:
+        console.line(
+            {
+                "url": house.url,
+                "tokenFile": str(house.token_file),
+                "hostId": house.host_id,
+                "agents": host.agents,
+                "join": line,
+                "logs": str(house.logs),
+            }
+        )
+        return
+    if console.quiet:
+        console.put(house.url)
+        return
+    agents = ", ".join(one_line(agent_words(info)) for info in host.agents)
+    console.put(f"Fleetgate {__version__} is up.", "bold")
+    console.put()
+    console.put(f"  URL       {house.url}")
+    if show_token:
+        console.put(f"  Token     {house.token}")
+        console.put(f"            shown this once; kept in {house.token_file}", "dim")
+    else:
+        console.put(f"  Token     in {house.token_file}")
+    console.put(f"  Host      {one_line(host.name)}, {host.slots} tasks at a time")
+    console.put(f"  Agents    {agents or 'none found: install claude, opencode or gemini and log in'}")
+    console.put(f"  Logs      {house.logs}")
+    console.put()
+    if home is not None:
+        console.put(f"  Elsewhere on this machine:  export FLEETGATE_HOME={home}")
+    console.put(f'  Run a task:                 fleetgate run "what is in this directory?"{_say_agent(host)}')
+    console.put(f"  Add a machine (once, 1h):   {line}")
+    console.put()
+    console.say("Ctrl-C stops both.")
+
+
+def _say_agent(host: "HostStatus") -> str:
+    usable = [info.agent for info in host.agents if info.auth_ok is not False]
+    return f" -a {usable[0]}" if len(usable) > 1 else ""
+
+
+@command("demo", url=False)
+@click.option("--home", metavar="DIR", help="Keep everything there; a temporary directory otherwise.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="A free one otherwise.")
+@click.option("--once", is_flag=True, help="Do not stay up after the sample task.")
+async def demo(desk: Desk, home: str | None, port: int, once: bool) -> int:
+    """Everything at once: a manager, a gateway, and one real task shown live; then it stays up."""
+    from client.demo import show
+
+    return await show(desk, home, port, once=once)

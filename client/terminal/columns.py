@@ -1,0 +1,107 @@
+"""Cells and columns: how wide text is on a terminal, cutting it, and tables without boxes.
+
+Widths are those of a terminal: 漢 takes two cells, a combining mark none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.cells import cell_len
+
+GAP: Final = "  "
+ELLIPSIS: Final = "…"
+
+
+def width(text: str) -> int:
+    """
+    >>> width("abc"), width("漢字"), width("é")
+    (3, 4, 1)
+    """
+    return cell_len(text)
+
+
+def cut(text: str, cells: int) -> str:
+    """At most so many cells; what is cut ends with an ellipsis.
+
+    >>> cut("abcdef", 4), cut("漢字漢字", 5), cut("abc", 3), cut("abc", 0)
+    ('abc…', '漢字…', 'abc', '')
+    """
+    if width(text) <= cells:
+        return text
+    if cells <= 0:
+        return ""
+    kept, used = [], 1
+    for char in text:
+        used += width(char)
+        if used > cells:
+            break
+        kept.append(char)
+    return "".join(kept) + ELLIPSIS
+
+
+def pad(text: str, cells: int, *, right: bool = False) -> str:
+    space = " " * max(0, cells - width(text))
+    return space + text if right else text + space
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`shrinks`: gives up cells when the terminal is narrow; `right`: numbers."""
+
+    title: str
+    shrinks: bool = False
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A text and how it is shown (`style` of terminal.styles)."""
+
+    text: str
+    style: str = ""
+
+
+Row = Sequence[Cell | str]
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row], cells: int | None) -> list[list[Cell]]:
+    """Lines of padded cells, the first one the titles. `cells` None: as wide as it takes."""
+    whole = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    wants = [
+        max(width(column.title), *(width(row[at].text) for row in whole)) if whole else width(column.title)
+        for at, column in enumerate(columns)
+    ]
+    widths = wants if cells is None else _fit(columns, wants, cells)
+    lines = [[Cell(column.title, "title") for column in columns], *whole]
+    last = len(columns) - 1
+    return [
+        [
+            Cell(
+                cut(cell.text, widths[at])
+                if at == last and not columns[at].right
+                else pad(cut(cell.text, widths[at]), widths[at], right=columns[at].right),
+                cell.style,
+            )
+            for at, cell in enumerate(line)
+        ]
+        for line in lines
+    ]
+
+
+def _fit(columns: Sequence[Column], wants: Sequence[int], cells: int) -> list[int]:
+    """Take from the widest column that shrinks until it fits; no column below 6 cells or its title."""
+    widths = list(wants)
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - cells
+    while over > 0:
+        shrinkable = [
+            (widths[at], at)
+            for at, column in enumerate(columns)
+            if column.shrinks and widths[at] > max(6, width(column.title))
+        ]
+        if not shrinkable:
+            break
+        _, at = max(shrinkable)
+        widths[at] -= 1
+        over -= 1
+    return widths

@@ -5,13 +5,14 @@ docs/settings.md all come from it. Every text setting has a `<NAME>_FILE` twin i
 to read it from. It opens nothing but those files.
 """
 
+import argparse
 import ipaddress
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, NoReturn, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -55,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_url: Annotated[
         str,
         Meta(
-            description="`sqlite:///PATH`, or `memory:` for trying out. Empty: `manager.db` in the home.",
+            description="`sqlite:///PATH`. Empty: `manager.db` in the home.",
             extra={"env": "DATABASE_URL"},
         ),
     ] = ""
@@ -149,6 +150,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def home_path(self) -> Path:
         return Path(self.home).expanduser()
+
+    @property
+    def token_path(self) -> Path | None:
+        return Path(self.bootstrap_token_file).expanduser() if self.bootstrap_token_file else None
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,54 +306,53 @@ def _check(settings: Settings, names: Mapping[str, str]) -> None:
         if not _ORIGIN.match(origin):
             raise BadSettings(name("origins"), f"{origin!r} is not an origin such as https://fleet.example")
     url = settings.database_url
-    if url and url != "memory:" and not url.startswith("sqlite:///"):
-        raise BadSettings(name("database_url"), f"{url.partition('@')[0]!r} is neither sqlite:///PATH nor memory:")
+    if url and not (url.startswith("sqlite:///") and url.removeprefix("sqlite:///")):
+        raise BadSettings(
+            name("database_url"), f"{url.partition(':')[0]!r} is no database that we know: sqlite:///PATH"
+        )
 
 
-def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, str], str | None, dict[str, str]]:
-    """(settings by key, the file of --config, what is left: --ready-fd, --print-ready). Raises BadSettings."""
-    keys = {flag_name(key): key for key in _FIELDS}
-    flags: dict[str, str] = {}
-    extra: dict[str, str] = {}
-    config: str | None = None
-    rest = list(arguments)
-    while rest:
-        flag, equals, text = rest.pop(0).partition("=")
-        key = keys.get(flag)
-        if flag == "--print-ready" or (key is not None and _FIELDS[key][0] is bool and not equals):
-            value = "yes"
-        elif equals:
-            value = text
-        elif rest and (key is not None or flag in ("--config", "--ready-fd")):
-            value = rest.pop(0)
-        elif key is not None or flag in ("--config", "--ready-fd"):
-            raise BadSettings(flag, "needs a value")
-        else:
-            raise BadSettings(flag, "there is no such flag; `python -m manager --help` lists them")
-        if key is not None:
-            flags[key] = value
-        elif flag == "--config":
-            config = value
-        elif flag in ("--ready-fd", "--print-ready"):
-            extra[flag] = value
-        else:
-            raise BadSettings(flag, "there is no such flag; `python -m manager --help` lists them")
-    return flags, config, extra
+class Chosen(msgspec.Struct, frozen=True):
+    """What a process was told: its settings, and who waits for the line that says it listens."""
+
+    settings: Settings
+    ready_descriptors: list[int]
 
 
-def usage() -> str:
-    """The text of --help."""
-    rows = [f"  {row.flag:<24} {row.env:<30} {row.default or '-':<14} {row.doc}" for row in describe()]
-    return (
-        "python -m manager [FLAGS]\n\nThe manager: keeps the truth about hosts and tasks, and serves it.\n\n"
-        "  --config FILE            a TOML file with the keys below\n"
-        "  --print-ready            one line of JSON on stdout when it listens\n"
-        "  --ready-fd N             the same line to this file descriptor\n\n"
-        "Flag, environment variable, default, meaning:\n" + "\n".join(rows) + "\n"
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadSettings("flags", f"{message}; `python -m manager --help` lists them")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags: one for each setting, and those that are about this start alone."""
+    flags = _Parser(
+        prog="fleetgate manager",
+        description="The manager: keeps the truth about hosts and tasks, and serves it.",
+        epilog="Flags win over the environment, the environment over the file, the file over the defaults.",
+        allow_abbrev=False,
     )
+    flags.add_argument("--config", metavar="FILE", help="a TOML file of settings")
+    flags.add_argument("--print-ready", action="store_true", help="one line of JSON on stdout when it listens")
+    flags.add_argument("--ready-fd", type=int, metavar="N", help="the same line to this file descriptor")
+    for row in describe():
+        text = f"{row.doc} [{row.env}; {row.default or 'empty'}]".replace("%", "%%")
+        if _FIELDS[row.key][0] is bool:
+            flags.add_argument(row.flag, dest=f"setting:{row.key}", nargs="?", const="yes", metavar="YES", help=text)
+        else:
+            flags.add_argument(row.flag, dest=f"setting:{row.key}", metavar="VALUE", help=text)
+    return flags
 
 
-def from_process(arguments: Sequence[str]) -> tuple[Settings, dict[str, str]]:
+def from_process(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> Chosen:
     """Settings of this process. Raises BadSettings."""
-    flags, config, extra = parse_flags(arguments)
-    return load(flags, os.environ, config), extra
+    said = vars(parser().parse_args(arguments))
+    flags = {
+        name.removeprefix("setting:"): text
+        for name, text in said.items()
+        if name.startswith("setting:") and text is not None
+    }
+    descriptors = [1] if said["print_ready"] else []
+    if said["ready_fd"] is not None:
+        descriptors.append(said["ready_fd"])
+    return Chosen(load(flags, environ, said["config"]), descriptors)

@@ -1,13 +1,11 @@
-"""What can be measured from outside, as Prometheus text. Counting costs a few hundred nanoseconds; the rest is
-gathered when somebody asks. Label values come from closed sets: route templates, methods, states.
-"""
+"""`/api/metrics`: what can be measured from outside, as Prometheus text. Gathered when somebody asks."""
 
 from collections.abc import Iterator
 from typing import Any, Final
 
 from litestar import Request, get
 from litestar.response import Response
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from manager.routes.access import Action
@@ -17,40 +15,7 @@ from shared_types import __version__
 from shared_types.hosts import HostState
 from shared_types.tasks import TaskState
 
-BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-STREAM_KINDS: Final = ("sse", "ws", "link")
-
-
-class Meters:
-    """What is counted while it happens."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "fleetgate_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "fleetgate_http_seconds",
-            "Time to answer; streams are left out.",
-            ["method", "route"],
-            buckets=BUCKETS,
-            registry=self.registry,
-        )
-        self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._histograms: dict[tuple[str, str], Histogram] = {}
-
-    def answered(self, method: str, route: str, status: int, seconds: float | None) -> None:
-        """`seconds` None: a stream, whose length says nothing."""
-        key = (method, route, status)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = self._requests.labels(method, route, str(status))
-        counter.inc()
-        if seconds is not None:
-            histogram = self._histograms.get(key[:2])
-            if histogram is None:
-                histogram = self._histograms[key[:2]] = self._seconds.labels(method, route)
-            histogram.observe(seconds)
+STREAM_KINDS: Final = ("sse", "ws")
 
 
 class Snapshot:
@@ -100,8 +65,11 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[str]:
     cut = CounterMetricFamily(
         "fleetgate_slow_readers", "Streams cut because their reader took nothing.", value=s.doors.cut_total
     )
+    links = CounterMetricFamily("fleetgate_link", "What happened on the links of hosts.", labels=["what"])
+    for what, times in s.counters().items():
+        links.add_metric([what], times)
     gathered = CollectorRegistry()
-    gathered.register(Snapshot([info, hosts, slots, tasks, queue, streams, events, cut, degraded]))
+    gathered.register(Snapshot([info, hosts, slots, tasks, queue, streams, events, cut, links, degraded]))
     text = generate_latest(gathered) + generate_latest(s.meters.registry)
     return RawReply(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

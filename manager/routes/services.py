@@ -3,22 +3,20 @@
 The edge decodes, authorises, calls one thing and encodes; nothing is decided here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from litestar.connection import ASGIConnection
 
 from manager.ports import Bus, Clock, Store
+from manager.routes.access import Access
+from manager.routes.meters import Meters
 from manager.runtime.doors import Doors
 from manager.runtime.follower import Follower
 from shared_types.api import InputReceipt, TaskCreate, Why
 from shared_types.hosts import HostStatus
 from shared_types.tasks import Task
-
-if TYPE_CHECKING:
-    from manager.routes.access import Access
-    from manager.routes.metrics import Meters
 
 
 class TaskDesk(Protocol):
@@ -87,8 +85,9 @@ class Services:
     link: Callable[[Wire, str], Link]
     follower: Follower
     doors: Doors
-    access: "Access"
-    meters: "Meters"
+    access: Access
+    meters: Meters
+    counters: Callable[[], Mapping[str, int]]  # what the links of hosts count
     degraded: Callable[[], dict[str, str]]  # parts that do not work as they should, and how
     hang_up: Callable[[tuple[str, int] | None], None]  # cut a peer's connection at once
     started_at: int

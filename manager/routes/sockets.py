@@ -21,7 +21,7 @@ from manager.routes.bodies import invalid
 from manager.routes.edge import trace_id
 from manager.routes.problems import describe, request_id_of
 from manager.routes.services import Services, services
-from manager.routes.tasks import check_prompt, resolve
+from manager.routes.tasks import resolve
 from manager.runtime.announcer import FleetLine
 from manager.runtime.doors import REVOKED
 from manager.runtime.follower import Cursor, Place
@@ -286,7 +286,6 @@ class ClientSocket:
                 hint="Send payload.agentType, or set MANAGER_DEFAULT_AGENT.",
                 field="$.payload.agentType",
             )
-        check_prompt(message.payload.content)
         create = TaskCreate(
             prompt=message.payload.content,
             agent_type=agent,
@@ -301,7 +300,6 @@ class ClientSocket:
 
     async def _input(self, message: ClientTaskInput) -> None:
         s = self._services
-        check_prompt(message.payload.content)
         receipt = await s.tasks.input(
             await resolve(s.store, message.payload.task_id),
             message.payload.content,

@@ -6,7 +6,7 @@ from litestar import Request, get, post
 from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Response
 
-from manager.errors import Invalid, TooLarge
+from manager.errors import Invalid
 from manager.ports import Store, TaskQuery
 from manager.routes.access import Action, principal_of
 from manager.routes.bodies import Body
@@ -15,7 +15,7 @@ from manager.routes.replies import Reply
 from manager.routes.services import services
 from shared_types.api import AbortRequest, InputReceipt, InputRequest, TaskCreate, TaskPage, Why
 from shared_types.hosts import canonical_agent
-from shared_types.tasks import MAX_PROMPT_BYTES, Task, TaskState
+from shared_types.tasks import Task, TaskState
 
 CREATE: Final = Body(TaskCreate)
 ABORT: Final = Body(AbortRequest, is_optional=True)
@@ -28,17 +28,6 @@ TaskRef = Annotated[str, "The task's id, or a beginning of it that only one task
 async def resolve(store: Store, ref: str) -> str:
     """The id meant by a reference. Raises NotFound, Conflict AMBIGUOUS_ID."""
     return ref if len(ref) == FULL_ID and ref.startswith("task_") else await store.find(ref)
-
-
-def check_prompt(prompt: str) -> None:
-    """Raises TooLarge."""
-    if len(prompt) > MAX_PROMPT_BYTES // 4 and len(prompt.encode()) > MAX_PROMPT_BYTES:
-        raise TooLarge(
-            f"The prompt has {len(prompt.encode())} bytes; {MAX_PROMPT_BYTES} is the limit.",
-            code="PROMPT_TOO_LARGE",
-            hint="Put the material into a file below the task's cwd and name the file in the prompt.",
-            field="$.prompt",
-        )
 
 
 @post(
@@ -64,7 +53,6 @@ async def create_task(
 ) -> Response[Task]:
     """The task is stored before this is answered. 201 with the task; 200 for a repeat of an `Idempotency-Key`."""
     create = await CREATE.read(request)
-    check_prompt(create.prompt)
     task, is_new = await services(request).tasks.submit(
         create,
         actor=principal_of(request.scope).id,
@@ -163,7 +151,6 @@ async def retry_task(request: Request[Any, Any, Any], task_id: FromPath[str]) ->
 async def send_input(request: Request[Any, Any, Any], task_id: FromPath[str]) -> Response[InputReceipt]:
     """Stored before this is answered; the receipt says how far it came. The same `inputId` again changes nothing."""
     message = await INPUT.read(request)
-    check_prompt(message.content)
     s = services(request)
     receipt = await s.tasks.input(
         await resolve(s.store, task_id), message.content, message.input_id, principal_of(request.scope).id

@@ -21,7 +21,7 @@ from manager.core.tasks import Change, Spec, Verdict, requirement
 from manager.errors import NotFound
 from manager.ports import Clock, NewTask, Store
 from manager.routes.access import Access
-from manager.routes.metrics import Meters
+from manager.routes.meters import Meters
 from manager.routes.services import EdgeConfig, Services, Wire
 from manager.routes.site import build
 from manager.routes.tokens import new_token
@@ -293,6 +293,7 @@ async def world(
             doors=doors,
             access=Access(store, clock),
             meters=Meters(),
+            counters=dict,
             degraded=dict,
             hang_up=lambda client: servers[0].hang_up(client),
             started_at=clock.now(),

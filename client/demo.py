@@ -14,11 +14,11 @@ from typing import Final
 import anyio
 
 from client.access import make_home, read_toml, write_secret
-from client.commands.machine import introduce
 from client.desk import Desk
 from client.house import House, Plan, opened, until_told
 from client.live import Live, exit_code, say_the_end
 from client.supervisor import Child
+from client.welcome import introduce
 from shared_types.api import TaskCreate
 from shared_types.hosts import AgentInfo
 from shared_types.tasks import Task

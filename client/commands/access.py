@@ -106,7 +106,7 @@ async def token_ls(desk: Desk, everything: bool) -> None:
 @click.argument("token_id", metavar="ID")
 async def revoke(desk: Desk, token_id: str) -> None:
     """Make a token useless, at once. ID as `token ls` shows it, or its name."""
-    from client.commands.hosts import pick
+    from client.arguments import pick
 
     async with desk.fleet() as fleet:
         known = [(one.id, one.name) for one in await fleet.tokens() if one.revoked_at is None]

@@ -9,47 +9,9 @@ from client.clock import now_ms
 from client.desk import Desk, command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from client.sdk import AsyncFleetgate
-    from shared_types.hosts import AgentInfo, HostStatus
+    from shared_types.hosts import HostStatus
 
 ALL_INTERFACES: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not bound
-
-
-def pick(names: "Sequence[tuple[str, str]]", wanted: str, kind: str) -> str:
-    """The id meant: an id, a name, or a unique beginning of one. `names` are (id, name).
-
-    >>> pick([("h1", "laptop"), ("h2", "lab")], "lap", "host")
-    'h1'
-    """
-    from client.errors import NotThere
-
-    for at in (0, 1):
-        exact = [one[0] for one in names if one[at] == wanted]
-        if len(exact) == 1:
-            return exact[0]
-    found = sorted({one[0] for one in names if one[0].startswith(wanted) or one[1].startswith(wanted)})
-    if len(found) == 1 and wanted:
-        return found[0]
-    known = ", ".join(sorted(name for _, name in names)[:10]) or "none"
-    if found:
-        raise NotThere(f"{wanted} may be {', '.join(found[:5])}: say more of it")
-    raise NotThere(f"there is no {kind} {wanted}", hint=f"Known: {known}")
-
-
-async def host_id_of(fleet: "AsyncFleetgate", wanted: str) -> str:
-    return pick([(host.host_id, host.name) for host in await fleet.hosts()], wanted, "host")
-
-
-def agent_words(info: "AgentInfo") -> str:
-    """
-    >>> from shared_types.hosts import AgentInfo
-    >>> agent_words(AgentInfo(agent="gemini", version="0.61.0", auth_ok=False))
-    'gemini 0.61.0 (not logged in)'
-    """
-    version = f" {info.version}" if info.version else ""
-    return f"{info.agent}{version}{' (not logged in)' if info.auth_ok is False else ''}"
 
 
 @command("hosts", quiet="Ids only.")
@@ -74,6 +36,7 @@ def show_hosts(desk: Desk, hosts: "list[HostStatus]") -> None:
     from client.terminal.escapes import one_line
     from client.terminal.styles import HOST_SIGN, HOST_STYLE
     from client.terminal.times import ago
+    from client.terminal.words import agent_words
 
     now = now_ms()
     rows: list[Row] = []
@@ -109,6 +72,8 @@ def show_hosts(desk: Desk, hosts: "list[HostStatus]") -> None:
 @click.argument("host")
 async def drain(desk: Desk, host: str) -> None:
     """No new tasks for HOST; what runs there goes on."""
+    from client.arguments import host_id_of
+
     async with desk.fleet() as fleet:
         status = await fleet.drain(await host_id_of(fleet, host))
     if desk.console.as_json:
@@ -122,6 +87,8 @@ async def drain(desk: Desk, host: str) -> None:
 @click.argument("host")
 async def resume(desk: Desk, host: str) -> None:
     """New tasks for HOST again."""
+    from client.arguments import host_id_of
+
     async with desk.fleet() as fleet:
         status = await fleet.resume(await host_id_of(fleet, host))
     if desk.console.as_json:
@@ -130,18 +97,15 @@ async def resume(desk: Desk, host: str) -> None:
         desk.console.say(f"{status.name} takes tasks again")
 
 
-def join_line(url: str, code: str) -> str:
-    return f"fleetgate join {url} {code}"
-
-
 @command("invite", quiet="The code only.")
 @click.option("--ttl", default="1h", metavar="TIME", help="How long the code is good for; at most a day.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="K=V", help="Labels for the new host; repeatable.")
 async def invite(desk: Desk, ttl: str, labels: tuple[str, ...]) -> None:
     """A code with which one more machine becomes a host."""
     from client.access import is_loopback
-    from client.commands.running import pairs
+    from client.arguments import pairs
     from client.terminal.times import duration_ms, lasted
+    from client.terminal.words import join_line
     from shared_types.api import JoinCodeCreate
 
     async with desk.fleet() as fleet:

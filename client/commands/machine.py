@@ -10,11 +10,7 @@ import rich_click as click
 from client.desk import Desk, command
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from client.house import House
     from client.supervisor import Child
-    from shared_types.hosts import HostStatus
 
 AS_IT_IS: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -43,10 +39,6 @@ def gateway(desk: Desk, arguments: tuple[str, ...]) -> None:
     become("gateway", list(arguments))
 
 
-def absolute(cwd: str | None) -> str | None:
-    return os.path.abspath(cwd) if cwd else None
-
-
 def default_port() -> int:
     """MANAGER_PORT, as the manager itself reads it."""
     from client.access import DEFAULT_PORT
@@ -68,14 +60,16 @@ async def up(desk: Desk, port: int | None, insecure_listen: str | None, cwd: str
     import anyio
 
     from client.access import home_of
+    from client.arguments import host_directory
     from client.house import Plan, opened, until_told
+    from client.welcome import introduce
 
     plan = Plan(
         home=home_of(),
         host=insecure_listen or os.environ.get("MANAGER_HOST") or "127.0.0.1",
         port=default_port() if port is None else port,
         insecure=insecure_listen is not None,
-        cwd=absolute(cwd),
+        cwd=host_directory(cwd),
         verbose=verbose,
     )
     async with anyio.create_task_group() as signals:
@@ -88,57 +82,6 @@ async def up(desk: Desk, port: int | None, insecure_listen: str | None, cwd: str
         signals.cancel_scope.cancel()
     desk.console.say("stopped")
     return 0
-
-
-async def introduce(desk: Desk, house: "House", *, show_token: bool, home: "Path | None" = None) -> None:
-    """Where it is, how to get in, what is here, how to add a machine."""
-    from client.commands.hosts import agent_words, join_line
-    from client.terminal.escapes import one_line
-    from shared_types import __version__
-
-    console = desk.console
-    host = await house.host()
-    code = await house.fleet.join_code()
-    line = join_line(house.url, code.code)
-    if console.as_json:
-        console.line(
-            {
-                "url": house.url,
-                "tokenFile": str(house.token_file),
-                "hostId": house.host_id,
-                "agents": host.agents,
-                "join": line,
-                "logs": str(house.logs),
-            }
-        )
-        return
-    if console.quiet:
-        console.put(house.url)
-        return
-    agents = ", ".join(one_line(agent_words(info)) for info in host.agents)
-    console.put(f"Fleetgate {__version__} is up.", "bold")
-    console.put()
-    console.put(f"  URL       {house.url}")
-    if show_token:
-        console.put(f"  Token     {house.token}")
-        console.put(f"            shown this once; kept in {house.token_file}", "dim")
-    else:
-        console.put(f"  Token     in {house.token_file}")
-    console.put(f"  Host      {one_line(host.name)}, {host.slots} tasks at a time")
-    console.put(f"  Agents    {agents or 'none found: install claude, opencode or gemini and log in'}")
-    console.put(f"  Logs      {house.logs}")
-    console.put()
-    if home is not None:
-        console.put(f"  Elsewhere on this machine:  export FLEETGATE_HOME={home}")
-    console.put(f'  Run a task:                 fleetgate run "what is in this directory?"{_say_agent(host)}')
-    console.put(f"  Add a machine (once, 1h):   {line}")
-    console.put()
-    console.say("Ctrl-C stops both.")
-
-
-def _say_agent(host: "HostStatus") -> str:
-    usable = [info.agent for info in host.agents if info.auth_ok is not False]
-    return f" -a {usable[0]}" if len(usable) > 1 else ""
 
 
 @command("demo", url=False)

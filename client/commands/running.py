@@ -1,7 +1,5 @@
 """`run` and `attach`: a task, live."""
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import rich_click as click
@@ -14,35 +12,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED: Final = 130
 MODES: Final = ["default", "acceptEdits", "plan", "bypass", "deny"]
-
-
-def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """`k=v` as given several times."""
-    from client.errors import BadUsage
-
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise BadUsage(f"{option} {text!r} is not NAME=VALUE")
-        found[name] = value
-    return found
-
-
-def absolute(cwd: str | None) -> str | None:
-    """`.` and `./x` are meant on this machine; anything else as the host has it."""
-    return str(Path(cwd).absolute()) if cwd and cwd.startswith(".") else cwd
-
-
-def prompt_of(text: str) -> str:
-    """`-` is stdin."""
-    from client.errors import BadUsage
-
-    if text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "replace")
-    if not text.strip():
-        raise BadUsage("the prompt is empty")
-    return text
 
 
 async def choose_agent(fleet: "AsyncFleetgate") -> str:
@@ -99,7 +68,7 @@ async def run(
 
     The answer goes to stdout, all else to stderr. Ctrl-C asks whether to detach or to abort.
     """
-    from client.commands.hosts import host_id_of
+    from client.arguments import host_directory, host_id_of, pairs, prompt_of
     from client.terminal.times import duration_ms
     from shared_types.api import TaskCreate
     from shared_types.tasks import LabelRules, PermissionMode
@@ -113,7 +82,7 @@ async def run(
                 model=model,
                 labels=LabelRules(require=pairs(labels, "-l")),
                 host_id=await host_id_of(fleet, host) if host else None,
-                cwd=absolute(cwd),
+                cwd=host_directory(cwd),
                 timeout=duration_ms(timeout) if timeout else None,
                 queue_ttl=duration_ms(queue_ttl) if queue_ttl else None,
                 permission_mode=PermissionMode(mode),

@@ -25,7 +25,7 @@ async def ls(
     """List tasks, newest first: those that live, and those of the last day."""
     from contextlib import aclosing
 
-    from client.commands.hosts import host_id_of
+    from client.arguments import host_id_of
     from client.errors import BadUsage
     from shared_types.tasks import TaskState
 
@@ -186,7 +186,7 @@ def _facts(task: "Task", host: str | None) -> list[tuple[str, str]]:
 @click.argument("text")
 async def send(desk: Desk, task: str, text: str) -> None:
     """Give a running agent more to do; `-` reads the text from stdin."""
-    from client.commands.running import prompt_of
+    from client.arguments import prompt_of
 
     content = prompt_of(text)
     async with desk.fleet() as fleet:

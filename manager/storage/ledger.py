@@ -69,7 +69,7 @@ class Hot:
 class Ledger:
     """Used by one thread at a time."""
 
-    def __init__(self, db: sqlite3.Connection, limits: Limits) -> None:
+    def __init__(self, db: sqlite3.Connection, limits: Limits, *, hot_bytes: int = HOT_BYTES) -> None:
         self.db = db
         self.limits = limits
         self.hosts: dict[str, HostRow] = {}
@@ -77,7 +77,7 @@ class Ledger:
         self.queued: dict[int, int] = {}  # tasks by queue key, empty queues left out
         self.written_bytes = 0
         self._requirements: dict[int, Requirement] = {}  # of the same queues
-        self._hot: Generations[str, Hot] = Generations(HOT_BYTES)
+        self._hot: Generations[str, Hot] = Generations(hot_bytes)
         self._logs: WeakValueDictionary[str, Log] = WeakValueDictionary()  # as long as a task of it is hot
         self._key_numbers: Generations[Requirement, int] = Generations(10_000)
         self._task_no = self._top("task")

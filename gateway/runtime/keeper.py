@@ -34,7 +34,6 @@ import select
 import signal
 import socket
 import struct
-import sys
 import time
 from zlib import crc32
 
@@ -176,7 +175,7 @@ class Journal:
                 os.close(fd)
 
     def output(self, stream: int, lines: list[bytes], flags: int) -> None:
-        if self.capped or (self.retry_at and not self._has_room_again()):
+        if self.capped or monotonic() < self.retry_at or not self._report_gap():
             self._lose(lines)
             return
         size = sum(map(len, lines)) + HEADER_SIZE * len(lines)
@@ -191,6 +190,8 @@ class Journal:
 
     def take(self, key: bytes, data: bytes) -> bool:
         """Something to be written to the agent. False: it could not be written down."""
+        if not self.capped and not self._report_gap():
+            return False
         return self._append(IN, [b"%s\0%s" % (key, data)], 0) == 1
 
     def say(self, stream: int, facts: dict[str, object]) -> bool:
@@ -241,6 +242,7 @@ class Journal:
         if written == len(data):
             self.seq = seq
             self.size += written
+            self.retry_at = 0.0
             return len(lines)
         kept = size = 0
         for line in lines:
@@ -264,7 +266,7 @@ class Journal:
                 complain(f"journal: {error}")
             written = 0
         if written < len(data):
-            self.retry_at = now + RETRY_S
+            self.retry_at = now + RETRY_S  # trying at every line would only cost
         if self.sync_at == NEVER:
             self.sync_at = now + SYNC_S
         return written
@@ -277,14 +279,8 @@ class Journal:
             self.torn = True  # what came behind could not be read: the journal ends here
             complain(f"journal: cannot cut: {error}")
 
-    def _has_room_again(self) -> bool:
-        now = monotonic()
-        if now < self.retry_at or not self._report_gap():
-            return False
-        self.retry_at = 0.0
-        return True
-
     def _report_gap(self) -> bool:
+        """Where something is missing, that is said before anything else is."""
         if self.lost_records and not self.say(GAP, {"records": self.lost_records, "bytes": self.lost_bytes}):
             return False
         self.lost_records = self.lost_bytes = 0
@@ -1086,6 +1082,11 @@ def lock(directory: int) -> bool:
     return False
 
 
+def cannot_keep(error: OSError) -> CannotStart:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return CannotStart("disk_full" if full else "spawn_failed", f"the attempt's directory: {error.strerror}")
+
+
 def claim(directory: int, uid: str) -> bool:
     """An attempt starts at most once, ever: also when the keeper that did it is long gone."""
     try:
@@ -1094,8 +1095,12 @@ def claim(directory: int, uid: str) -> bool:
         return False
     with open("/proc/sys/kernel/random/boot_id") as boot:
         state = {"v": VERSION, "uid": uid, "pid": os.getpid(), "startTime": start_time("self"), "bootId": boot.read(36)}
-    os.write(fd, json.dumps(state).encode())
-    os.close(fd)
+    try:
+        os.write(fd, json.dumps(state).encode())
+    except OSError as error:
+        raise cannot_keep(error) from error
+    finally:
+        os.close(fd)
     return True
 
 
@@ -1107,8 +1112,7 @@ def prepare(spec: Spec, directory: int, umask: int) -> tuple[Keeper, Child]:
         journal = Journal(directory, spec.cap)
         journal.reserve()
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise CannotStart("disk_full" if full else "spawn_failed", f"{spec.directory}: {error.strerror}") from error
+        raise cannot_keep(error) from error
     keeper = Keeper(spec, libc, journal, directory)
     keeper.listen()
     try:
@@ -1144,10 +1148,10 @@ def keep(report: int, umask: int) -> None:
     if not lock(directory):
         tell(BUSY)
         return
-    if not claim(directory, spec.uid):
-        tell(SPENT)
-        return
     try:
+        if not claim(directory, spec.uid):
+            tell(SPENT)
+            return
         keeper, child = prepare(spec, directory, umask)
     except CannotStart as refusal:
         tell(NOT_SPAWNED, reason=refusal.reason, detail=refusal.detail)

@@ -8,6 +8,7 @@ The handle holds nothing that must be closed: each question is a connection of i
 cancelled in the middle of a call or being killed leaves agent and keeper as they are.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -184,9 +185,13 @@ class Keeper:
         """
         if len(spec.stdin) > MAX_WRITE:
             raise CannotRun(Reason.SPAWN_FAILED, f"{len(spec.stdin)} bytes for the agent's stdin are too many")
-        path = make(home, uid)
         with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE_S):
-            ready = ready or await prepare(home)
+            try:
+                path = make(home, uid)
+                ready = ready or await prepare(home)
+            except OSError as error:
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                raise CannotRun(Reason.DISK_FULL if full else Reason.SPAWN_FAILED, str(error)) from error
             code, said, complaint = await ready.hand_over(spec.encoded(path, uid))
             return cls(home, uid, *_started(uid, code, said, complaint))
         raise KeeperLost(f"the keeper of attempt {uid} did not say whether it has started the agent")

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,7 +178,7 @@ async def test_a_run_has_an_end(house: House):
 
 
 async def test_an_agent_that_says_nothing_is_stopped_early(house: House):
-    keeper, found = await house.run("silent", first_output_s=0.2, idle_s=60)
+    _, found = await house.run("silent", first_output_s=0.2, idle_s=60)
 
     assert facts_of(found).stop == "start_timeout"
     assert {"note": "stopping", "reason": "start_timeout", "graceMs": 2000} in notes(found)
@@ -229,7 +230,7 @@ async def test_bytes_are_kept_as_they_came(house: House):
     _, found = await house.run("not-utf8")
     _, coloured = await house.run("ansi")
 
-    assert said(found) == [b"\xff\xfe caf\xe9", bytes(range(1, 10)), b"\0", "line\u2028separator\r".encode()]
+    assert said(found) == [b"\xff\xfe caf\xe9", bytes(range(1, 10)) + b"\0", "line\u2028separator\r".encode()]
     assert said(coloured) == [b"\x1b[31mred\x1b[0m\a\x1b]0;title\a"]
 
 
@@ -248,7 +249,7 @@ async def test_a_long_line_comes_in_slices(house: House, size: int):
 
 @pytest.mark.parametrize("width", ["80", "0", "-1"])
 async def test_memory_is_bounded_whatever_is_printed(house: House, width: str):
-    count = "8" if width == "0" else "100"
+    count = "1" if width == "0" else "100"
     keeper = await house.start("floods", "--count", count, "--width", width, "--then", "hang")
 
     await wait_heard(keeper, b"done", Stream.ERR)
@@ -263,7 +264,7 @@ async def test_output_to_a_file_is_kept_to_the_last_byte_and_given_back(house: H
 
     found = await records(keeper)
 
-    assert len(said(found)) * 81 + 81 > 20 * MIB
+    assert said(found) == [b"x" * 80] * (20 * (MIB // 81))
     assert facts_of(found).signal == 11
     assert not (keeper.path / "stdout").exists()
 
@@ -371,7 +372,7 @@ async def keep_full(path: Path, keeper: Keeper) -> None:
             try:
                 file.write(b"x" * 4096)
             except OSError:
-                await anyio.sleep(0)
+                await checkpoint()
 
 
 async def test_nothing_is_started_where_nothing_can_be_kept(tmp_path: Path):
@@ -658,7 +659,7 @@ from gateway.runtime.process import Keeper, KeeperSpec
 
 async def main():
     home, uid, *argv = sys.argv[1:]
-    spec = KeeperSpec(argv=tuple(argv), env={}, cwd=home + "/work", roots=(home,), run_s=%s)
+    spec = KeeperSpec(argv=tuple(argv), env={}, cwd=home + "/work", roots=(home,), run_s=%s, grace_s=0.3)
     keeper = await Keeper.start(Path(home), uid, spec)
     await keeper.write("first", b"from the first gateway\\n")
     print(keeper.pid, flush=True)
@@ -747,10 +748,10 @@ async def test_a_bad_request_is_refused_and_changes_nothing(house: House, reques
 async def test_a_request_without_end_is_hung_up_on(house: House):
     keeper = await house.start("echo")
 
-    with attempt.dial(keeper.path) as line, pytest.raises(ConnectionError):
+    with attempt.dial(keeper.path) as line:
         line.setblocking(True)
-        for _ in range(200):
-            line.sendall(b"x" * 65536)
+        with pytest.raises(ConnectionError):
+            line.sendall(b"x" * 12 * MIB)
 
     assert await keeper.write("good", b"still here\n")
     assert status(keeper.pid, "VmHWM") < 40 * 1024

@@ -152,5 +152,5 @@ def _statements(sql: str) -> Iterator[str]:
         if sqlite3.complete_statement(gathered):
             yield gathered
             gathered = ""
-    if gathered.strip():
+    if any(line.strip() and not line.lstrip().startswith("--") for line in gathered.splitlines()):
         raise RuntimeError(f"a migration ends inside a statement: {gathered.strip()[:80]}")

@@ -24,7 +24,7 @@ from manager.errors import FleetError, StoreUnavailable
 from manager.storage.opening import unavailable
 
 MAX_GROUP: Final = 1_000
-IDLE_S: Final = 0.05  # quiet for so long: time for a checkpoint
+IDLE_S: Final = 0.25  # quiet for so long: time for a checkpoint
 MAX_WAL_BYTES: Final = 16 * 1024 * 1024  # checkpoint even while busy
 
 log = logging.getLogger(__name__)

@@ -70,11 +70,12 @@ async def show(desk: Desk, named_home: str | None, port: int, *, once: bool) -> 
     code = 0
     with demo_home(named_home) as home:
         declare_survey(home)
+        plan = Plan(home=home, port=port, stops_tasks=True)
         family: list[Child] = []
         async with anyio.create_task_group() as signals:
             with anyio.CancelScope() as stay:
-                signals.start_soon(until_told, stay, family, desk.console)
-                async with opened(Plan(home=home, port=port), desk.console, children=family) as house:
+                signals.start_soon(until_told, stay, family, desk.console, "stopping")
+                async with opened(plan, desk.console, children=family) as house:
                     await introduce(desk, house, show_token=True, home=home)
                     code = await sample(desk, house)
                     if not once:

@@ -38,6 +38,7 @@ class Plan:
     insecure: bool = False  # listen beyond loopback
     cwd: str | None = None
     verbose: bool = False  # the programs' logs go to stderr
+    stops_tasks: bool = False  # at the end; otherwise what still runs goes on, and the next `up` takes it up
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ async def opened(
         token_file = keep_access(plan.home, url, token)
         async with AsyncFleetgate(url, token) as fleet:
             host_id, secret_file = await identity(fleet, plan.home)
-            gateway = Program("gateway", GATEWAY, log=_log(plan, "gateway"))
+            end = signal.SIGQUIT if plan.stops_tasks else signal.SIGTERM  # gateway/app.py, "How it ends"
+            gateway = Program("gateway", GATEWAY, log=_log(plan, "gateway"), end_with=end)
             gateway.env = {
                 "FLEETGATE_HOME": str(plan.home),
                 "GATEWAY_SERVER_URL": link_url(url),
@@ -190,7 +192,7 @@ async def identity(fleet: AsyncFleetgate, home: Path) -> tuple[str, Path]:
     return host_id, secret_file
 
 
-async def until_told(leave: anyio.CancelScope, family: list[Child], console: Console) -> None:
+async def until_told(leave: anyio.CancelScope, family: list[Child], console: Console, word: str) -> None:
     """The first SIGINT or SIGTERM cancels `leave`; further ones hurry the programs that are still there."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         is_leaving = False
@@ -200,5 +202,5 @@ async def until_told(leave: anyio.CancelScope, family: list[Child], console: Con
                     child.hurry()
             else:
                 is_leaving = True
-                console.say("stopping; once more to stop running tasks too")
+                console.say(word)
                 leave.cancel()

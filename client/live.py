@@ -133,7 +133,8 @@ class Live:
                 except FleetgateError:
                     sentence = said  # the watcher meets the same trouble, and says so
                 else:
-                    sentence = f"{why.summary} {why.would_run_if or ''}".strip()
+                    wish = f" It would run if {why.would_run_if.rstrip('.')}." if why.would_run_if else ""
+                    sentence = why.summary + wish
                 if sentence != said and self.task.status is TaskState.QUEUED:
                     async with self._may_talk:
                         self._console.say(f"· still queued: {sentence}", "warn")

@@ -7,6 +7,7 @@ told to end when the supervisor dies (tether.py). Its log is a file, which outli
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -48,6 +49,7 @@ class Program:
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
     log: Path | None = None
+    end_with: signal.Signals = signal.SIGTERM
 
 
 def restart_delay(crashes: int) -> float:
@@ -149,7 +151,7 @@ class Child:
             process.terminate()
 
     async def _end(self, process: Process) -> None:
-        """TERM, grace, KILL; waits for the end."""
+        """Tell it, grace, KILL; waits for the end."""
         if process.returncode is None:
             self.hurry()
             with anyio.move_on_after(GRACE_S):
@@ -167,7 +169,7 @@ class Child:
         if self._signals >= 3:
             self._process.kill()
         else:
-            self._process.terminate()
+            self._process.send_signal(self.program.end_with)
 
     def _last_words(self) -> str:
         if self.program.log is None or not self.program.log.exists():

@@ -108,6 +108,7 @@ def disk(home: Path) -> Finding:
 
 async def manager_findings(desk: Desk) -> list[Finding]:
     from client.errors import BadAnswer, FleetgateError, Unreachable
+    from client.terminal.times import count
     from shared_types import __version__
 
     findings: list[Finding] = []
@@ -137,7 +138,7 @@ async def manager_findings(desk: Desk) -> list[Finding]:
         findings.append(Finding(name="token", state=OK, found=f"good (from {fleet.access.token_from})"))
         findings += hosts_findings(hosts, now_ms())
         if health.tasks_queued:
-            found = f"{health.tasks_queued} wait in the queue"
+            found = f"{count(health.tasks_queued, 'task')} in the queue"
             findings.append(Finding(name="queue", state=OK, found=found, hint="fleetgate why ID says what for."))
     return findings
 

@@ -27,7 +27,7 @@ async def logs(desk: Desk, follow: bool, tail: int | None, task: str) -> int:
     console = desk.console
     async with desk.fleet() as fleet:
         found = await fleet.task(task)
-        story = Story(cells=console.cells, live=False)
+        story = Story(cells=console.cells, live=False, ends=True)
         history = History(fleet, found.id)
         if console.as_json:
             lines: deque[EventRecord] = deque(maxlen=tail)

@@ -12,6 +12,7 @@ from client.desk import Desk, command
 if TYPE_CHECKING:
     from client.supervisor import Child
 
+STOPPING: Final = "stopping; running tasks go on and the next `up` takes them up (Ctrl-C again stops them too)"
 AS_IT_IS: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -75,7 +76,7 @@ async def up(desk: Desk, port: int | None, insecure_listen: str | None, cwd: str
     async with anyio.create_task_group() as signals:
         family: list[Child] = []
         with anyio.CancelScope() as stay:
-            signals.start_soon(until_told, stay, family, desk.console)
+            signals.start_soon(until_told, stay, family, desk.console, STOPPING)
             async with opened(plan, desk.console, children=family) as house:
                 await introduce(desk, house, show_token=house.token_is_new and desk.console.out_is_terminal)
                 await anyio.sleep_forever()

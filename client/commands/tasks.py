@@ -278,6 +278,7 @@ async def why(desk: Desk, task: str) -> None:
     """Why a task is where it is, and what each host lacks for it."""
     from client.terminal.columns import Cell, Column, Row
     from client.terminal.escapes import one_line
+    from client.terminal.times import count
 
     async with desk.fleet() as fleet:
         answer = await fleet.why(task)
@@ -287,9 +288,9 @@ async def why(desk: Desk, task: str) -> None:
         return
     console.put(one_line(answer.summary))
     if answer.would_run_if:
-        console.put(one_line(answer.would_run_if))
-    if answer.position is not None:
-        console.put(f"{answer.position} before it in the queue")
+        console.put(f"It would run if {one_line(answer.would_run_if).rstrip('.')}.")
+    if answer.position:
+        console.put(f"{count(answer.position, 'task')} before it in the queue.")
     if not answer.hosts:
         return
     console.put()

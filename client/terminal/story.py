@@ -14,7 +14,7 @@ from client.terminal.escapes import harmless, one_line
 from client.terminal.styles import STATE_SIGN, STATE_STYLE
 from client.terminal.times import count, lasted
 from shared_types.api import EventRecord
-from shared_types.tasks import Task, TaskState
+from shared_types.tasks import FINAL, Task, TaskState
 
 KEPT: Final = 128 * 1024  # of what was streamed, to compare with the whole; longer texts end `truncated` anyway
 TOOL_SIGN: Final = {"read": "→", "edit": "✎", "execute": "$", "search": "⌕", "fetch": "↓", "think": "✻"}
@@ -55,10 +55,11 @@ class _Speech:
 class Story:
     """One task's events, told in order."""
 
-    def __init__(self, *, cells: int = 80, live: bool = True, deltas: bool = True) -> None:
+    def __init__(self, *, cells: int = 80, live: bool = True, ends: bool = False) -> None:
+        """`ends`: it tells the end too; otherwise that is left to `closing`."""
         self._cells = max(20, cells)
         self._live = live
-        self._deltas = deltas
+        self._ends = ends
         self._speeches = {"message": _Speech(), "thinking": _Speech()}
         self._open: str | None = None  # whose text stands on an unfinished line, or is being streamed
         self._at_start = True  # of a line
@@ -102,7 +103,7 @@ class Story:
         speech = self._speeches[kind]
         pieces = self.close() if self._open not in (None, kind) else []
         if data.get("delta") is True:
-            if not content or not self._deltas:
+            if not content:
                 return pieces
             self._open = kind
             speech.waiting += content
@@ -183,6 +184,8 @@ class Story:
                 style = {"error": "bad", "warning": "warn"}.get(str(data.get("level")), "dim")
                 return [self._fitting(f"· {one_line(content)}", style)]
             case "status":
+                if not self._ends and data.get("status") in FINAL:
+                    return []
                 return [self._fitting(f"· {one_line(content or str(data.get('status', '')))}", "dim")]
             case "question":
                 return [Piece(f"? {harmless(content).strip()}\n", "warn")]

@@ -27,10 +27,12 @@ def _coarse(ms: int) -> str:
 
 def lasted(ms: int) -> str:
     """
-    >>> lasted(340), lasted(12_340), lasted(75_000), lasted(3_600_000), lasted(93_784_000), lasted(-5)
-    ('0.3s', '12.3s', '1m 15s', '1h 0m', '1d 2h', '0.0s')
+    >>> lasted(45), lasted(340), lasted(12_340), lasted(75_000), lasted(3_600_000), lasted(93_784_000), lasted(-5)
+    ('45ms', '0.3s', '12.3s', '1m 15s', '1h 0m', '1d 2h', '0ms')
     """
     ms = max(0, ms)
+    if ms < 100:
+        return f"{ms}ms"
     if ms < 60_000:
         return f"{ms // 100 / 10}s"
     for big, small in (("d", "h"), ("h", "m"), ("m", "s")):

@@ -160,7 +160,7 @@ async def test_a_message_of_a_type_we_do_not_know_closes_nothing(manager: Manage
 
 
 async def test_words_about_a_task_that_is_not_its_own_change_nothing(manager: Manager, foreign: BaseGateway):
-    task = await manager.api.submit(prompt="p", agentType="another-agent")
+    task = await manager.api.submit(prompt="p", agentType="gemini")
     async with foreign.connected():
         foreign.say({"type": "task:completed", "taskId": task["id"], "result": {"success": True}})
         foreign.say({"type": "task:completed", "taskId": "task_none", "result": {"success": True}})
@@ -193,21 +193,24 @@ async def test_a_token_speaks_for_its_own_host_only(manager: Manager, foreign: B
 
 async def test_nothing_is_heard_before_register(manager: Manager, foreign: BaseGateway):
     async with aiohttp.ClientSession() as session, foreign._dial(session) as socket:
-        await socket.send_json({"type": "heartbeat", "timestamp": 1})
+        await socket.send_json({"type": "task:started", "taskId": "t", "sessionId": ""})
 
-        frame = await socket.receive(timeout=10)
-        while frame.type is aiohttp.WSMsgType.TEXT:
-            assert frame.json() == {"type": "registered", "ok": False} | frame.json()
-            frame = await socket.receive(timeout=10)
-        assert socket.closed
+        refusal = await socket.receive_json(timeout=10)
+        await socket.receive(timeout=10)
+
+    assert refusal["type"] == "registered"
+    assert refusal["ok"] is False
+    assert refusal["error"]
+    assert socket.close_code == 4400
+    assert "foreign" not in await manager.api.hosts()
 
 
 async def test_a_frame_of_5_megabytes_closes_the_connection_and_nothing_else(manager: Manager, foreign: BaseGateway):
     async with foreign.connected():
         foreign.say({"type": "task:sing", "content": "x" * 5_000_000})
-        await until(lambda: foreign.close_code, 10, "the connection is closed")
+        # 1009, if the network still delivers it to a peer that has not stopped talking.
+        assert await until(lambda: foreign.close_code, 10, "the connection is closed") in {1006, 1009}
 
-    assert foreign.close_code == 1009
     async with foreign.connected():
         task = await manager.api.submit(prompt="end fine", agentType="my-script")
         assert (await manager.api.wait_final(task["id"]))["status"] == "completed"

@@ -137,8 +137,8 @@ class BaseGateway:
                 self.jobs[job.task["taskId"]] = job
                 job.running = asyncio.get_running_loop().create_task(self._work(job))
             case "task:abort":
-                job = self.jobs[message["taskId"]]
-                if job.running is not None and job.running.cancel():
+                job = self.jobs.get(message["taskId"])
+                if job is not None and job.running is not None and job.running.cancel():
                     self.say({"type": "task:failed", "taskId": message["taskId"], "error": "aborted"})
             case "task:input":
                 self.jobs[message["taskId"]].inputs.put_nowait(message["content"])

@@ -23,7 +23,7 @@ from gateway.agents.base import End, RunSpec
 from gateway.agents.fold import SAY, Answer, Fold, ToolCall, ToolCalls, kept
 from gateway.agents.lines import decode
 from gateway.agents.loose import fields, items, number, parse, text, unparse, whole
-from gateway.agents.reasons import RETRYABLE, reason_of
+from gateway.agents.reasons import RETRYABLE, provider_words, reason_of
 from shared_types.events import AgentEvent, EventType
 from shared_types.tasks import PermissionMode, Reason
 
@@ -210,7 +210,7 @@ class AcpDriver(Fold):
         code, data = whole(fault.get("code")), fault.get("data")
         more = fields(data)
         details = text(data) or text(more.get("details")) or text(more.get("message"))
-        sentence = text(fault.get("message")) or "The agent reported an error."
+        sentence = provider_words(text(fault.get("message"))) or "The agent reported an error."
         if details and details not in sentence:
             sentence = f"{sentence}: {details}"
         status = code if code is not None and 400 <= code < 600 else None

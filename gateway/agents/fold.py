@@ -142,8 +142,15 @@ class Fold:
 
     def on_error_line(self, line: str) -> list[AgentEvent]:
         """A line of stderr: a log line, if there is something on it."""
-        line = plain(line).strip()
+        line = self.keep_error(line)
         return [events.log(self.at, line, source="stderr")] if line else []
+
+    def keep_error(self, line: str) -> str:
+        """The line as people read it; the last of them say what was wrong when there never is a result."""
+        line = plain(line).strip()
+        if line:
+            self._stderr = f"{self._stderr}{line}\n"[-STDERR_TAIL:]
+        return line
 
     def on_written(self, key: str, data: bytes) -> list[AgentEvent]:
         """Our write is in the journal."""
@@ -179,10 +186,7 @@ class Fold:
             key, _, data = line.partition(b"\0")
             return self._on_in(decode(key), data)
         line_text = decode(line)
-        if stream is Stream.OUT:
-            return self.on_line(line_text)
-        self._stderr = (self._stderr + plain(line_text) + "\n")[-STDERR_TAIL:]
-        return self.on_error_line(line_text)
+        return self.on_line(line_text) if stream is Stream.OUT else self.on_error_line(line_text)
 
     def _on_in(self, key: str, data: bytes) -> list[AgentEvent]:
         if self._pending.pop(key, None) is None or not key.startswith("answer:"):

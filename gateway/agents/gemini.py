@@ -6,7 +6,9 @@ How it is started, and why:
 * GEMINI_CLI_NO_RELAUNCH: it starts a second node process otherwise.
 * Its settings are the owner's. It tries ten times at a failing model, and only settings could change that; ours
   would have to be a file that root owns, or a private home that hides the owner's login. So we count what it says
-  of its tries on stderr, and after `max_failures` the turn is ended.
+  of its tries, and after `max_failures` the turn is ended.
+* GEMINI_DEBUG_LOG_FILE=/dev/stderr: in this mode it holds what it has for stderr back until its end, except its
+  debug log.
 
 It never tells what a tool was given, and a prompt while it is busy would throw the running turn away.
 """
@@ -18,11 +20,12 @@ from typing import Any, Final
 from gateway.agents import events
 from gateway.agents.acp import AcpDriver
 from gateway.agents.base import Driver, Launch, RunSpec
-from gateway.agents.lines import plain
-from gateway.agents.loose import fields, parse, text
+from gateway.agents.loose import text
+from gateway.agents.reasons import provider_words
 from shared_types.events import AgentEvent
 from shared_types.tasks import PermissionMode
 
+_ENTRY: Final = re.compile(r"\[\d{4}-[\d:.TZ-]+\] \[(?P<level>[A-Z]+)\] (?P<what>.*)")
 _ATTEMPT: Final = re.compile(r"Attempt \d+ failed with status (?P<status>\d{3})\b[^_{]*(?P<what>.*)")
 SETTINGS: Final = ".gemini/settings.json"
 CREDENTIALS: Final = (".gemini/oauth_creds.json", ".gemini/gemini-credentials.json", ".gemini/google_accounts.json")
@@ -77,11 +80,20 @@ def arguments(spec: RunSpec) -> tuple[str, ...]:
     return ("--skip-trust", "--approval-mode", MODES[spec.mode], *model)
 
 
-ENVIRONMENT: Final[Mapping[str, str]] = {"GEMINI_CLI_NO_RELAUNCH": "true"}
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "GEMINI_CLI_NO_RELAUNCH": "true",
+    "GEMINI_DEBUG_LOG_FILE": "/dev/stderr",
+}
 
 
 class GeminiDriver(AcpDriver):
     """One session with gemini."""
+
+    max_failures = 4
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__(spec)
+        self._has_log = False
 
     def launch(self) -> Launch:
         argv = (self.spec.executable, "--acp", *arguments(self.spec))
@@ -93,18 +105,24 @@ class GeminiDriver(AcpDriver):
         return name if found and name else super().tool_name(call)
 
     def on_error_line(self, line: str) -> list[AgentEvent]:
-        """It is noisy about itself there."""
-        line = plain(line).strip()
-        failed = _ATTEMPT.match(line)
+        """Its tries at the model are for people, its other warnings for those who look for a fault. What it says
+        before its log begins (that an argument or a login is wrong) may be all it ever says. The lines that belong
+        to an entry of the log are nobody's.
+        """
+        entry = _ENTRY.match(line)
+        if entry is None:
+            if self._has_log:
+                return []
+            line = self.keep_error(line)
+            return [events.log(self.at, line, "debug", "stderr")] if line else []
+        self._has_log = True
+        if entry["level"] not in ("WARN", "ERROR"):
+            return []
+        failed = _ATTEMPT.match(entry["what"])
         if failed:
-            return self.model_failed(_sentence(failed.group("what")), int(failed.group("status")))
+            return self.model_failed(provider_words(failed["what"])[:500], int(failed["status"]))
+        line = self.keep_error(entry["what"])
         return [events.log(self.at, line, "debug", "stderr")] if line else []
-
-
-def _sentence(what: str) -> str:
-    """The provider's own words, where it answers with its usual JSON."""
-    fault = fields(fields(parse(what[what.find("{") :] if "{" in what else what)).get("error"))
-    return text(fault.get("message")) or what[:500]
 
 
 KIND: Final = GeminiKind()

@@ -23,7 +23,6 @@ from typing import Any, Final
 from gateway.agents import events
 from gateway.agents.acp import AcpDriver
 from gateway.agents.base import Driver, Launch, RunSpec
-from gateway.agents.lines import plain
 from gateway.agents.loose import fields, items, parse, text, unparse
 from shared_types.events import AgentEvent
 from shared_types.tasks import PermissionMode
@@ -121,7 +120,7 @@ class OpencodeDriver(AcpDriver):
 
     def on_error_line(self, line: str) -> list[AgentEvent]:
         """Retries are for people; the rest of what it logs is for those who look for a fault."""
-        line = plain(line).strip()
+        line = self.keep_error(line)
         if not line:
             return []
         found = _STREAM_ERROR.search(line)

@@ -5,6 +5,7 @@ nothing it was denied made it give up. An exit code alone proves nothing: agents
 interrupted, and with 143 after good work when we end a conversation that was over.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ from gateway.core.coalesce import cut_text, tail_text
 from shared_types.events import MAX_VALUE_BYTES
 from shared_types.tasks import Reason, TaskResult
 
-MAX_FILES: Final = 1000
+MAX_FILES_CHARS: Final = 32 * 1024
 MAX_SENTENCE: Final = 2000
 
 # Why the keeper stopped it -> what that is called, and said. Not here: agent_done, which judges nothing.
@@ -52,7 +53,7 @@ def judge(evidence: Evidence, facts: ExitFacts) -> Outcome:
         exit_code=None if facts.stop == AGENT_DONE and reason is None else facts.code,
         output=output,
         duration=facts.duration_ms,
-        files_changed=tuple(evidence.files_changed[:MAX_FILES]) or None,
+        files_changed=tuple(_first(evidence.files_changed)) or None,
         output_truncated=len(output) != len(evidence.answer),
     )
     return Outcome(result, reason, cut_text(error, MAX_SENTENCE))
@@ -77,6 +78,16 @@ def _fault(evidence: Evidence, facts: ExitFacts) -> tuple[str | None, str]:
     if evidence.denied and not evidence.finished_after_denial:
         return Reason.DENIED, f"It was denied {', '.join(evidence.denied[:5])} and could not finish."
     return None, ""
+
+
+def _first(names: Iterable[str]) -> Iterator[str]:
+    """As many as may be told."""
+    room = MAX_FILES_CHARS
+    for name in names:
+        room -= len(name)
+        if room < 0:
+            return
+        yield name
 
 
 def _with_words(sentence: str, words: str | None) -> str:

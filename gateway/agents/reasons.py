@@ -7,6 +7,7 @@ and money that ran out comes as 400, 402, 403 or 429.
 import re
 from typing import Final
 
+from gateway.agents.loose import fields, parse, text
 from shared_types.tasks import Reason
 
 _SENTENCES: Final = (
@@ -30,7 +31,8 @@ _SENTENCES: Final = (
         Reason.PROVIDER_AUTH,
         re.compile(
             r"not logged in|please run /login|(invalid|incorrect) (api[ _-]?key|x-api-key|authentication)"
-            r"|unauthori[sz]ed|unauthenticated|authentication[ _](required|failed|error)|api key not valid|oauth token has expired",
+            r"|unauthori[sz]ed|unauthenticated|authentication[ _](required|failed|error)|api key not valid"
+            r"|oauth token has expired",
             re.IGNORECASE,
         ),
     ),
@@ -62,6 +64,17 @@ _WORLD: Final = re.compile(
 )
 _SPELLED_STATUS: Final = re.compile(r"(?:status|code|error|http)\D{0,12}\b([45]\d\d)\b", re.IGNORECASE)
 RETRYABLE: Final = frozenset({Reason.RATE_LIMIT, Reason.PROVIDER_ERROR})
+
+
+def provider_words(sentence: str) -> str:
+    """The provider's own sentence, when an agent quotes its whole answer.
+
+    >>> provider_words('{"error":{"code":401,"message":"Who are you?","status":"UNAUTHENTICATED"}}')
+    'Who are you?'
+    """
+    start = sentence.find("{")
+    fault = fields(fields(parse(sentence[start:])).get("error")) if start >= 0 else {}
+    return text(fault.get("message")) or sentence
 
 
 def reason_of(sentence: str, status: int | None = None, name: str = "") -> Reason:

@@ -116,8 +116,9 @@ def _encode(event: AgentEvent) -> bytes:
 Fitted: TypeAlias = Sequence[tuple[AgentEvent, bytes]]
 
 
-def fit(events: Sequence[AgentEvent]) -> Fitted:
-    """The events of one record with their encodings, cut until they fit one frame together.
+def fit(events: Sequence[AgentEvent], beside: int = 0) -> Fitted:
+    """The events of one record with their encodings, cut until they fit one frame together, with `beside` bytes of
+    something else.
 
     A record is never split over frames, so a record with more than a frame's worth of events is cut harder, and
     if it still does not fit, its last events give way to one that says how many.
@@ -126,7 +127,7 @@ def fit(events: Sequence[AgentEvent]) -> Fitted:
     total = sum(len(data) + 1 for _, data in fitted)
     if total <= MAX_VALUE_BYTES:
         return fitted  # nothing in it can be too long
-    room = ANSWER_FRAME_BYTES if any(_is_answer(event) for event in events) else FRAME_BYTES
+    room = (ANSWER_FRAME_BYTES if any(_is_answer(event) for event in events) else FRAME_BYTES) - beside
     limit, answer_limit = MAX_VALUE_BYTES, MAX_ANSWER_BYTES
     while True:
         fitted = [(small, _encode(small)) for small in (cut(event, limit, answer_limit) for event in events)]

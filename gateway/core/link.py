@@ -48,6 +48,7 @@ from shared_types.messages import (
     ConfigUpdate,
     FromGateway,
     FromManager,
+    GatewayConfig,
     Heartbeat,
     Ping,
     Register,
@@ -98,6 +99,11 @@ class Link:
     @property
     def is_talking(self) -> bool:
         return self.phase is Phase.TALKING
+
+    @property
+    def backlog(self) -> int:
+        """Answers that wait for a manager to take them."""
+        return len(self._urgent)
 
     # what happened: the connection
 
@@ -175,6 +181,8 @@ class Link:
                 self._unwanted(line)  # begun under a manager that numbers nothing: this one cannot know it
             else:
                 self._judged(line, verdicts.get((line.task_id, line.attempt)))
+        if message.heartbeat_interval is not None:
+            self._orders.append(Configure(GatewayConfig(heartbeat_interval=message.heartbeat_interval)))
         if message.config is not None:
             self._orders.append(Configure(message.config))
 
@@ -388,14 +396,19 @@ class Link:
         for line in self._lines.values():
             if line.wanted and line.started_unsaid:
                 return self._say_started(line)
-        for line in list(self._lines.values()):
-            if line.wanted and line.ending_is_next:
-                return self._say_ending(line)
+        if (ending := self._next_ending()) is not None:
+            return ending
         for _ in range(len(self._turns)):
             line = self._lines[self._turns[0]]
             self._turns.rotate(-1)
             if line.wanted and (frame := self._bulk(line, now)) is not None:
                 return frame
+        return self._next_ending()  # base: records of which nothing is said may have been all that was before it
+
+    def _next_ending(self) -> FromGateway | None:
+        for line in list(self._lines.values()):
+            if line.wanted and line.ending_is_next:
+                return self._say_ending(line)
         return None
 
     def next_at(self) -> float:

@@ -202,7 +202,10 @@ class Crew:
         for uid, runner in self._runners.items():
             if runner.is_of_base and (said := self._link.confirmed(uid)) != runner.noted_said:
                 runner.noted_said = said
-                kept.note_said(attempt.directory(self._home, uid), said)
+                try:
+                    kept.note_said(attempt.directory(self._home, uid), said)
+                except OSError as error:  # the disk is full: after a restart some of it is said twice
+                    _log.warning("attempt.not_noted", uid=uid, error=str(error))
 
     # --- orders ---------------------------------------------------------------------------------------
 
@@ -440,7 +443,7 @@ class Crew:
             await keeper.wait_gone()
         except KeeperLost as error:
             _log.warning("keeper.lost", uid=uid, error=str(error))
-        await anyio.to_thread.run_sync(attempt.forget, self._home, uid)
+        await self._delete(uid)
 
     # --- living and going -----------------------------------------------------------------------------
 
@@ -460,8 +463,15 @@ class Crew:
 
     async def _let_go(self, uid: str) -> None:
         self._runners.pop(uid, None)
-        await anyio.to_thread.run_sync(attempt.forget, self._home, uid)
+        await self._delete(uid)
         self._note_quiet()
+
+    async def _delete(self, uid: str) -> None:
+        """What cannot be deleted is found by the next gateway, and told to nobody who still wants it."""
+        try:
+            await anyio.to_thread.run_sync(attempt.forget, self._home, uid)
+        except OSError as error:  # TimeoutError, too
+            _log.error("attempt.not_deleted", uid=uid, error=str(error))
 
 
 def _located(text: str, private: Path) -> str:

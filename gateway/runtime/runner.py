@@ -32,6 +32,7 @@ from gateway.runtime import attempt
 from gateway.runtime.clock import Clock
 from gateway.runtime.process import Keeper
 from gateway.runtime.spool import Spool
+from shared_types.codec import encode
 from shared_types.events import AgentEvent
 from shared_types.tasks import Reason
 
@@ -219,7 +220,8 @@ class Runner:
             result = msgspec.structs.replace(outcome.result, success=False)
             outcome = Outcome(result, Reason.PROTOCOL_ERROR, "The gateway failed at reading the agent; see its log.")
         self._cause(Cause.EXIT)
-        bodies = tuple(msgspec.Raw(data) for _, data in fit(events))
+        beside = len(encode(outcome.result)) + len(outcome.error) * 6  # what JSON makes of a character at most
+        bodies = tuple(msgspec.Raw(data) for _, data in fit(events, beside))
         self._link.ended(self.uid, Ending(seq, outcome.result, outcome.reason, outcome.error, bodies), is_dead=is_dead)
         _log.info("attempt.ended", uid=self.uid, task=self.task_id, reason=outcome.reason or "completed")
         self._nudge()

@@ -44,6 +44,7 @@ PONG_S: Final = 60.0
 CLOSE_S: Final = 3.0
 UNSENT_MS: Final = 30_000  # bytes that the peer's machine does not take for so long: it is gone
 SLEPT_S: Final = 5.0
+MAX_BACKLOG: Final = 10_000
 MAX_FRAME: Final = 4 * 1024 * 1024
 SUPERSEDED: Final = 4409
 REFUSALS: Final = frozenset({4401, 4403, SUPERSEDED, 4426})
@@ -245,6 +246,8 @@ class Uplink:
         if isinstance(message, ConfigUpdate):
             self._reported = None  # it is answered even when nothing changes
         self._host.obey(self._link.orders())
+        if self._link.backlog > MAX_BACKLOG:
+            raise LinkLost("the manager asks and takes no answer")
         if was is Phase.GREETING and self._link.phase is Phase.TALKING:
             await self._welcomed()
         if isinstance(message, Ping | ConfigUpdate):

@@ -100,6 +100,28 @@ async def test_a_failure_is_told_with_its_reason(manager, start):
     assert "it broke" in end.error
 
 
+async def test_an_answer_of_300_kilobytes_arrives_whole_and_the_result_has_its_tail(manager, start):
+    async with start():
+        attempt = await manager.offer("t1", prompt="flood 3000")
+        end = await manager.wait_end("t1")
+
+    whole = "".join(f"{n:08d} " + "x" * 90 + "\n" for n in range(3000))
+    assert attempt.texts("message")[-1] == whole
+    assert "".join(attempt.texts("message")[:-1]) == whole
+    assert whole.endswith(end.result.output)
+    assert end.result.output_truncated
+
+
+async def test_an_answer_of_megabytes_does_not_break_the_line(manager, start):
+    async with start():
+        attempt = await manager.offer("t1", prompt="flood 30000")
+        end = await manager.wait_end("t1")
+
+    assert isinstance(end, TaskCompleted)
+    assert attempt.events[-1].data["truncated"] is True
+    assert len(manager.greetings) == 1
+
+
 async def test_a_killed_agent_is_told_as_killed(manager, start):
     async with start():
         await manager.offer("t1", prompt="die")

@@ -157,6 +157,12 @@ def test_an_answer_that_grows_in_json_still_fits():
     assert len(data) <= ANSWER_FRAME_BYTES
 
 
+def test_what_travels_beside_the_events_takes_its_room():
+    ((_, data),) = fit([answer("z" * 700_000)], beside=500_000)
+
+    assert len(data) <= ANSWER_FRAME_BYTES - 500_000
+
+
 def test_a_record_with_too_many_events_says_how_many_are_missing():
     fitted = fit([log("x" * 100) for _ in range(10_000)])
 

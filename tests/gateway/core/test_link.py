@@ -586,3 +586,10 @@ def test_configuration_reaches_the_host_by_welcome_and_by_update(link):
     link.heard(ConfigUpdate(config=GatewayConfig(draining=True)))
 
     assert link.orders() == [Configure(GatewayConfig(max_concurrent=1)), Configure(GatewayConfig(draining=True))]
+
+
+def test_the_pace_of_heartbeats_comes_with_the_welcome(link):
+    link.opened(HELLO)
+    link.heard(Registered(ok=True, protocol=2, heartbeat_interval=5_000))
+
+    assert link.orders() == [Configure(GatewayConfig(heartbeat_interval=5_000))]

@@ -125,6 +125,8 @@ def objection(spec: Spec, dialect: int) -> str | None:
 class Link:
     """What one connection must remember. `generation` fences everything it proposes."""
 
+    __slots__ = ("_attempts", "_gaps", "_inputs", "_retorts", "_strays", "dialect", "generation", "host_id")
+
     def __init__(self, host_id: str, generation: int, dialect: int) -> None:
         self.host_id = host_id
         self.generation = generation
@@ -133,7 +135,7 @@ class Link:
         self._inputs: list[tuple[str, str]] = []  # heard as taken, not committed yet
         self._gaps: dict[tuple[str, int], int] = {}
         self._retorts: list[FromManager] = []
-        self._strays: set[str] = set()
+        self._strays: dict[str, None] = {}
 
     def __repr__(self) -> str:
         return f"<Link {self.host_id} generation={self.generation} dialect={self.dialect}>"
@@ -325,7 +327,7 @@ class Link:
     def _stray(self, task_id: str) -> None:
         """A base host speaks of a task that is not (or no longer) its own: it is to stop it, said once."""
         if task_id not in self._strays and len(self._strays) < 10_000:
-            self._strays.add(task_id)
+            self._strays[task_id] = None
             self._retorts.append(TaskAbort(task_id=task_id))
 
     def _bodies(self, task_id: str, events: tuple[msgspec.Raw, ...]) -> tuple[bytes, ...]:

@@ -69,6 +69,10 @@ class Connection(Protocol):
         """End, and return when everything heard so far is written down."""
         ...
 
+    def look(self, now: float) -> None:
+        """Whether the peer still lives; `now` is monotonic."""
+        ...
+
     def release(self) -> None:
         """The successor is known to the store."""
         ...
@@ -174,6 +178,12 @@ class Fleet:
             return False
         link.stop(record, kill=kill, reason=reason or record.stop_reason)
         return True
+
+    def look(self) -> None:
+        """Whether the connected hosts still live. Called every second."""
+        now = self._clock.monotonic()
+        for link in list(self._links.values()):
+            link.look(now)
 
     # --- inputs ---------------------------------------------------------------------------------------
 

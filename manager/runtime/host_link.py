@@ -1,11 +1,11 @@
 """One connection of one host, from its first word to its last.
 
-    _read    decodes, lets core/link judge, hands over to the recorder; the only reader of the wire
-    _write   takes what is most urgent out of Outbound; the only writer of the wire
-    _watch   notices silence and a peer that takes nothing; says `ping`
-    recorder (its own file) commits, announces, confirms
+    _read      decodes, lets core/link judge, hands over to the recorder; the only reader of the wire
+    _write     takes what is most urgent out of Outbound; the only writer of the wire; an errand
+    recorder   (its own file) commits, announces, confirms; an errand
+    look       notices silence and a peer that takes nothing, says `ping`; the watchdog calls it every second
 
-All four live in `serve`. Its end, whoever wants it (`end`), is always the same: nothing more is read, what was heard
+All loops live in `serve`. Its end, whoever wants it (`end`), is always the same: nothing more is read, what was heard
 is written down, the store learns that the host is gone, the socket is closed. A newer connection of the host makes
 this one give way first, so that nothing this one heard is lost; what it still does after that is fenced by its
 generation. It does not know HTTP, tokens or databases.
@@ -14,17 +14,20 @@ Invariant: nothing is taken from a host before `register`, and nothing from a ho
 Cancelling `serve` is safe: the cleanup is shielded and bounded.
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import anyio
 import msgspec
 import structlog
 
+from manager.core.lifecycle import Cause
 from manager.core.link import BASE, FULL, Link, agreed_dialect
 from manager.core.registry import Member, member
 from manager.core.tasks import Change, Record
 from manager.errors import StoreUnavailable
 from manager.ports import Announcements, Claim, Clock, HostRow, Store
+from manager.runtime.errand import Errand
 from manager.runtime.fleet import GOING_DOWN, Fleet, in_our_words
 from manager.runtime.outbound import Outbound
 from manager.runtime.recorder import Recorder
@@ -82,6 +85,36 @@ MAX_REASON: Final = 120  # bytes; RFC 6455 allows 123 in a close frame
 
 
 class HostLink:
+    __slots__ = (
+        "_announcer",
+        "_clock",
+        "_config",
+        "_delivering",
+        "_ending",
+        "_fleet",
+        "_heard_at",
+        "_is_giving_way",
+        "_is_hung_up",
+        "_is_quiet",
+        "_is_released",
+        "_news",
+        "_out",
+        "_patience",
+        "_ping_at",
+        "_reading",
+        "_recorder",
+        "_row",
+        "_said_inputs",
+        "_sending_since",
+        "_store",
+        "_talk",
+        "_wire",
+        "_writing",
+        "host_id",
+        "last_heard_at",
+        "vitals",
+    )
+
     def __init__(
         self,
         wire: Wire,
@@ -102,20 +135,22 @@ class HostLink:
         self._fleet = fleet
         self._clock = clock
         self._patience = patience
-        self._out = Outbound()
+        self._writing = Errand(self._write)
+        self._out = Outbound(self._writing.wake)
         self._talk = Link(host_id, 0, BASE)
         self._recorder = self._new_recorder()
         self._ending: tuple[int, str] | None = None
         self._reading = anyio.CancelScope()
         self._heard_at = clock.monotonic()
         self._sending_since: float | None = None
-        self._giving_way = False
-        self._drained = anyio.Event()
-        self._released = anyio.Event()
+        self._ping_at = self._heard_at + patience.ping_s
+        self._is_giving_way = False
+        self._is_quiet = False  # everything heard is written down
+        self._is_released = False
         self._is_hung_up = False
-        self._said_inputs: set[tuple[str, str]] = set()
+        self._news: anyio.Event | None = None  # for whoever waits for one of these
+        self._said_inputs: set[tuple[str, str]] | None = None
         self._delivering: anyio.Lock | None = None
-        self._register: Register | None = None
         self._config: EffectiveConfig | None = None
         self._row: HostRow | None = None
 
@@ -199,7 +234,7 @@ class HostLink:
         try:
             await self._welcome(register, row)
             if self._fleet.join(self, self._member()):
-                await self._live(register)
+                await self._live()
             else:
                 self.end(4409, "a newer connection of this host took over")
         except StoreUnavailable as error:
@@ -228,7 +263,6 @@ class HostLink:
         finally:
             if older is not None:
                 older.release()
-        self._register = register
         self._config = register.config
         self._row = row
         self._talk = Link(self.host_id, row.generation, row.protocol)
@@ -256,32 +290,30 @@ class HostLink:
         for task_id in welcome.running:
             await self.deliver(task_id)
 
-    async def _live(self, register: Register) -> None:
+    async def _live(self) -> None:
         """The conversation itself. Ends when nobody reads any more and everything heard is written down."""
         log.info("host online", host=self.host_id, generation=self.generation, dialect=self._talk.dialect)
-        self._heard_at = self._clock.monotonic()
         await self._fleet.announce(self.host_id, "host.online")
         async with anyio.create_task_group() as group:
-            group.start_soon(self._write)
-            group.start_soon(self._watch)
-            group.start_soon(self._record)
+            self._writing.live_in(group)
+            self._recorder.errand.live_in(group)
             with self._reading:
                 await self._read()
-            self._recorder.close()
             with anyio.move_on_after(self._patience.drain_s):
-                await self._drained.wait()
+                await self._recorder.errand.wait_over()
             group.cancel_scope.cancel()
 
     async def _gone(self) -> None:
         """Whatever happened: the store learns it, once, and a newer connection is not disturbed."""
-        self._drained.set()
+        self._is_quiet = True
+        self._tell_news()
         was_current = self._fleet.leave(self)
-        if self._giving_way:
+        if self._is_giving_way:
             await self._hang_up()
-            with anyio.move_on_after(self._patience.drain_s):
-                await self._released.wait()
+            await self._wait_until(lambda: self._is_released)
         now = self._clock.now()
-        unsaid = [self._talk.never_said(record, now) for record in self._out.take_back_all()]
+        unsaid = [change for change in self._recorder.left() if change.cause is Cause.NEVER_STARTED]
+        unsaid += [self._talk.never_said(record, now) for record in self._out.take_back_all()]
         try:
             with anyio.fail_after(self._patience.drain_s):
                 if unsaid:
@@ -313,13 +345,26 @@ class HostLink:
         self._reading.cancel()
 
     async def give_way(self) -> None:
-        self._giving_way = True
+        self._is_giving_way = True
         self.end(4409, "a newer connection of this host took over")
-        with anyio.move_on_after(self._patience.drain_s):
-            await self._drained.wait()
+        await self._wait_until(lambda: self._is_quiet)
 
     def release(self) -> None:
-        self._released.set()
+        self._is_released = True
+        self._tell_news()
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        """Bounded: two connections of one host never wait for each other for long."""
+        with anyio.move_on_after(self._patience.drain_s):
+            while not condition():
+                if self._news is None:
+                    self._news = anyio.Event()
+                await self._news.wait()
+
+    def _tell_news(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     # --- its loops ------------------------------------------------------------------------------------
 
@@ -386,8 +431,7 @@ class HostLink:
 
     async def _write(self) -> None:
         out, wire, clock = self._out, self._wire, self._clock
-        while True:
-            frame = await out.wait_next()
+        while (frame := out.next()) is not None:
             self._sending_since = clock.monotonic()
             try:
                 await wire.send(frame)
@@ -396,29 +440,21 @@ class HostLink:
                 return
             self._sending_since = None
 
-    async def _watch(self) -> None:
-        patience, clock = self._patience, self._clock
-        ping_at = clock.monotonic() + patience.ping_s
-        while True:
-            now = clock.monotonic()
-            if self._recorder.is_holding_up:
-                self._heard_at = now  # it is we who do not listen
-            if now - self._heard_at >= patience.silence_s:
-                self.end(4408, f"nothing heard for {patience.silence_s:g} s")
-                return
-            if self._sending_since is not None and now - self._sending_since >= patience.stuck_s:
-                self.end(4408, f"a frame was not taken for {patience.stuck_s:g} s")
-                return
-            if now >= ping_at:
-                ping_at = now + patience.ping_s
-                self._say(Ping())
-            silent_at = self._heard_at + patience.silence_s
-            stuck_at = now + patience.stuck_s if self._sending_since is None else self._sending_since + patience.stuck_s
-            await anyio.sleep(max(0.001, min(ping_at, silent_at, stuck_at) - now))
-
-    async def _record(self) -> None:
-        await self._recorder.run()
-        self._drained.set()
+    def look(self, now: float) -> None:
+        """Whether the peer still lives; `now` is monotonic."""
+        patience = self._patience
+        if self._recorder.is_holding_up:
+            self._heard_at = now  # it is we who do not listen
+        if now - self._heard_at >= patience.silence_s:
+            self.end(4408, f"nothing heard for {patience.silence_s:g} s")
+        elif self._sending_since is not None and now - self._sending_since >= patience.stuck_s:
+            self.end(4408, f"a frame was not taken for {patience.stuck_s:g} s")
+        elif now >= self._ping_at:
+            self._ping_at = now + patience.ping_s
+            self._say(Ping())
+        else:
+            self._writing.may_rest()
+            self._recorder.errand.may_rest()
 
     def _new_recorder(self) -> Recorder:
         return Recorder(
@@ -438,8 +474,8 @@ class HostLink:
     def execute(self, claim: Claim) -> bool:
         if self._ending is not None:
             return False
-        assert self._register is not None
-        message = self._talk.execute(claim.spec, claim.record, self._register.capabilities.cwd)
+        assert self._row is not None
+        message = self._talk.execute(claim.spec, claim.record, self._row.capabilities.cwd)
         return self._out.give(message, claim.record)
 
     def stop(self, record: Record, *, kill: bool, reason: str | None) -> None:
@@ -469,14 +505,16 @@ class HostLink:
         dialect, which has no names for inputs, each once and never again.
         """
         if self._delivering is None:
-            self._delivering = anyio.Lock()
+            self._delivering, self._said_inputs = anyio.Lock(), set()
+        said = self._said_inputs
+        assert said is not None
         async with self._delivering:
             for waiting in await self._store.open_inputs(task_id):
                 name = (task_id, waiting.input_id)
                 is_again = waiting.state is InputState.SENT
-                if name in self._said_inputs or (is_again and self._talk.dialect == BASE):
+                if name in said or (is_again and self._talk.dialect == BASE):
                     continue
-                self._said_inputs.add(name)
+                said.add(name)
                 if not is_again:
                     await self._store.mark_input(task_id, waiting.input_id, InputState.SENT)
                 self._say(self._talk.input(task_id, waiting.input_id, waiting.content))
@@ -498,7 +536,6 @@ class HostLink:
             self.end(4429, "the host does not read what it is told")
 
     def _member(self) -> Member:
-        assert self._register is not None
         assert self._row is not None
         return member(
             self.host_id,

@@ -5,13 +5,11 @@
     give   work: tasks with their prompts; what was not written yet can be taken back
 
 Bounded: `say` and `give` answer False when there is no room. A frame is taken out when the socket is ready for it, so
-what waits here is all that waits. One party writes, any may fill.
+what waits here is all that waits. Any may fill it; its one reader says by `on_news` how to be told.
 """
 
-from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Final
-
-import anyio
 
 from manager.core.tasks import Record
 from shared_types.codec import encode
@@ -22,13 +20,15 @@ MAX_WORK_BYTES: Final = 8 * 1024 * 1024
 
 
 class Outbound:
-    def __init__(self) -> None:
-        self._urgent: deque[bytes] = deque()
+    __slots__ = ("_acks", "_on_news", "_urgent", "_urgent_bytes", "_work", "_work_bytes")
+
+    def __init__(self, on_news: Callable[[], None]) -> None:
+        self._on_news = on_news
+        self._urgent: list[bytes] = []  # short: it is bounded, and the writer takes what the socket takes
         self._acks: dict[tuple[str, int], int] = {}
-        self._work: OrderedDict[str, tuple[bytes, Record]] = OrderedDict()
+        self._work: dict[str, tuple[bytes, Record]] = {}
         self._urgent_bytes = 0
         self._work_bytes = 0
-        self._event: anyio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<Outbound urgent={len(self._urgent)} acks={len(self._acks)} work={len(self._work)}>"
@@ -39,12 +39,12 @@ class Outbound:
             return False
         self._urgent.append(frame)
         self._urgent_bytes += len(frame)
-        self._wake()
+        self._on_news()
         return True
 
     def ack(self, task_id: str, attempt: int, seq: int) -> None:
         self._acks[task_id, attempt] = seq
-        self._wake()
+        self._on_news()
 
     def give(self, message: TaskExecute, record: Record) -> bool:
         frame = encode(message)
@@ -52,7 +52,7 @@ class Outbound:
             return False
         self._work[record.id] = (frame, record)
         self._work_bytes += len(frame)
-        self._wake()
+        self._on_news()
         return True
 
     def take_back(self, task_id: str) -> bool:
@@ -70,28 +70,21 @@ class Outbound:
         self._work_bytes = 0
         return left
 
-    def next_nowait(self) -> bytes | None:
+    @property
+    def is_empty(self) -> bool:
+        return not (self._urgent or self._acks or self._work)
+
+    def next(self) -> bytes | None:
+        """The frame to write now."""
         if self._urgent:
-            frame = self._urgent.popleft()
+            frame = self._urgent.pop(0)
             self._urgent_bytes -= len(frame)
             return frame
         if self._acks:
             task_id, attempt = where = next(iter(self._acks))
             return encode(TaskAck(task_id=task_id, attempt=attempt, seq=self._acks.pop(where)))
         if self._work:
-            _, (frame, _) = self._work.popitem(last=False)
+            frame, _ = self._work.pop(next(iter(self._work)))
             self._work_bytes -= len(frame)
             return frame
         return None
-
-    async def wait_next(self) -> bytes:
-        """The next frame to write. Cancelling is safe: nothing is taken out."""
-        while (frame := self.next_nowait()) is None:
-            event = self._event = anyio.Event()
-            await event.wait()
-        return frame
-
-    def _wake(self) -> None:
-        if self._event is not None:
-            self._event.set()
-            self._event = None

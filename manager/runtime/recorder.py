@@ -5,6 +5,7 @@ commit it is tried again until it can, and meanwhile nothing that came later ove
 says everything once. It does not know sockets: what is to be said goes into Outbound, and `end` ends the connection.
 
 Invariant: nothing is announced, confirmed or started before its commit.
+Its loop is an Errand: it runs while there is something to write down.
 Cancelling loses what was not committed; a host of the full dialect says it again.
 """
 
@@ -18,6 +19,7 @@ from manager.core.link import Link, Settled
 from manager.core.tasks import Change, Record
 from manager.errors import StoreUnavailable
 from manager.ports import Announcements, Clock, Store, Taken, Verdict
+from manager.runtime.errand import Errand
 from manager.runtime.outbound import Outbound
 from shared_types.api import InputState
 
@@ -32,6 +34,25 @@ log = structlog.get_logger(__name__)
 
 
 class Recorder:
+    __slots__ = (
+        "_announcer",
+        "_beat",
+        "_bytes",
+        "_changed",
+        "_changes",
+        "_clock",
+        "_count",
+        "_end",
+        "_is_other",
+        "_out",
+        "_room",
+        "_seen_at",
+        "_started",
+        "_store",
+        "_talk",
+        "errand",
+    )
+
     def __init__(
         self,
         talk: Link,
@@ -54,13 +75,12 @@ class Recorder:
         self._started = started
         self._changed = changed
         self._count = count
+        self.errand = Errand(self._work)
         self._changes: list[Change] = []
         self._bytes = 0
-        self._is_closed = False
         self._beat = False
         self._is_other = False
         self._seen_at = clock.monotonic()
-        self._event: anyio.Event | None = None
         self._room: anyio.Event | None = None
 
     def __repr__(self) -> str:
@@ -71,23 +91,23 @@ class Recorder:
     def put(self, change: Change, size: int = 0) -> None:
         self._changes.append(change)
         self._bytes += size
-        self._wake()
+        self.errand.wake()
 
     def beat(self) -> None:
         """The host gave a sign of life."""
         if self._clock.monotonic() - self._seen_at >= SEEN_EVERY_S:
             self._beat = True
-            self._wake()
+            self.errand.wake()
 
     def host_changed(self) -> None:
         """What people see of the host is otherwise than before."""
         self._is_other = True
-        self._wake()
+        self.errand.wake()
 
-    def close(self) -> None:
-        """Nothing more will come: `run` ends when everything is written down."""
-        self._is_closed = True
-        self._wake()
+    def left(self) -> list[Change]:
+        """What was not written down, after the end."""
+        left, self._changes = self._changes, []
+        return left
 
     @property
     def has_room(self) -> bool:
@@ -108,21 +128,15 @@ class Recorder:
 
     # what it does
 
-    async def run(self) -> None:
-        while True:
-            if self._changes:
-                await self._commit(self._take())
-            elif self._beat:
-                self._beat = False
-                await self._write_down_beat()
-            elif self._is_closed:
-                return
-            elif self._is_other:
-                self._is_other = False
-                await self._announce_host()
-            else:
-                event = self._event = anyio.Event()
-                await event.wait()
+    async def _work(self) -> None:
+        while self._changes:
+            await self._commit(self._take())
+        if self._beat:
+            self._beat = False
+            await self._write_down_beat()
+        if self._is_other:
+            self._is_other = False
+            await self._announce_host()
 
     def _take(self) -> list[Change]:
         if len(self._changes) <= BATCH:
@@ -193,8 +207,3 @@ class Recorder:
             await self._changed()
         except StoreUnavailable as error:
             log.warning("not announced that a host changed", host=self._talk.host_id, error=str(error))
-
-    def _wake(self) -> None:
-        if self._event is not None:
-            self._event.set()
-            self._event = None

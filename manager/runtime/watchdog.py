@@ -1,7 +1,8 @@
-"""Looks after deadlines: every live state has one, and when it passes somebody must act. That is here.
+"""Looks after deadlines: every live state has one, and when it passes somebody must act. And after silent hosts.
 
-What to do is decided by core/tasks.overdue; this loads, commits, and tells the hosts. One loop, once a second; a
-manager that was down finds everything that became due meanwhile at its first look. It knows no timers per task.
+What to do about a task is decided by core/tasks.overdue; this loads, commits, and tells the hosts. A manager that was
+down finds everything that became due meanwhile at its first look. Two loops, once a second each, so that a slow store
+makes no host look alive; there are no timers per task or connection.
 """
 
 from typing import Final
@@ -33,6 +34,7 @@ class Watchdog:
         announcer: Announcements,
         clock: Clock,
         limits: Limits = DEFAULT_LIMITS,
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self.trouble: str | None = None
         self._store = store
@@ -40,9 +42,20 @@ class Watchdog:
         self._announcer = announcer
         self._clock = clock
         self._limits = limits
+        self._look_every_s = look_every_s
 
     async def run(self) -> None:
         """For as long as the manager lives. Cancelling is safe at any point."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.watch_tasks)
+            group.start_soon(self.watch_hosts)
+
+    async def watch_hosts(self) -> None:
+        while True:
+            self._fleet.look()
+            await anyio.sleep(self._look_every_s)
+
+    async def watch_tasks(self) -> None:
         while True:
             try:
                 while await self.look() == AT_ONCE:
@@ -52,7 +65,7 @@ class Watchdog:
                 if self.trouble is None:
                     log.error("deadlines are not looked after", error=str(error))
                 self.trouble = str(error)
-            await anyio.sleep(LOOK_EVERY_S)
+            await anyio.sleep(self._look_every_s)
 
     async def look(self) -> int:
         """Act on the tasks whose deadline has passed; how many there were. Raises StoreUnavailable."""

@@ -164,10 +164,13 @@ async def hall(
         fleet = Fleet(store=store, announcer=announcer, clock=clock)
         tasks = Tasks(store=store, fleet=fleet, announcer=announcer, clock=clock, **settings)
         dispatcher = Dispatcher(store=store, bus=bus, fleet=fleet, announcer=announcer, clock=clock)
-        watchdog = Watchdog(store=store, fleet=fleet, announcer=announcer, clock=clock, limits=limits)
+        watchdog = Watchdog(
+            store=store, fleet=fleet, announcer=announcer, clock=clock, limits=limits, look_every_s=0.01
+        )
         async with anyio.create_task_group() as group:
             if loops:
                 group.start_soon(dispatcher.run)
+                group.start_soon(watchdog.watch_hosts)
             yield Hall(store, bus, clock, announcer, fleet, tasks, dispatcher, watchdog, patience, group)
             await fleet.close_all("the test is over")
             group.cancel_scope.cancel()

@@ -1,6 +1,5 @@
 """What waits to be written to a host: the urgent first, and never more than there is room for."""
 
-import anyio
 import msgspec
 import pytest
 
@@ -8,6 +7,10 @@ from manager.core.tasks import Record
 from manager.runtime.outbound import Outbound
 from shared_types.messages import Ping, TaskAbort, TaskExecute
 from shared_types.tasks import TaskRequest, TaskState
+
+
+def _nobody() -> None:
+    return None
 
 
 def execute(task_id: str, prompt: str = "p") -> tuple[TaskExecute, Record]:
@@ -18,7 +21,7 @@ def execute(task_id: str, prompt: str = "p") -> tuple[TaskExecute, Record]:
 
 def drained(out: Outbound) -> list[str]:
     frames = []
-    while (frame := out.next_nowait()) is not None:
+    while (frame := out.next()) is not None:
         message = msgspec.json.decode(frame)
         frames.append(
             f"{message['type']} {message.get('taskId') or message.get('task', {}).get('taskId') or ''}".strip()
@@ -27,7 +30,7 @@ def drained(out: Outbound) -> list[str]:
 
 
 def test_control_overtakes_confirmations_and_these_overtake_work() -> None:
-    out = Outbound()
+    out = Outbound(_nobody)
     out.give(*execute("t1"))
     out.ack("t2", 1, 5)
     out.say(TaskAbort(task_id="t3"))
@@ -37,30 +40,30 @@ def test_control_overtakes_confirmations_and_these_overtake_work() -> None:
 
 
 def test_of_many_confirmations_of_an_attempt_only_the_newest_waits() -> None:
-    out = Outbound()
+    out = Outbound(_nobody)
     for seq in range(1, 100):
         out.ack("t1", 1, seq)
 
-    frame = out.next_nowait()
+    frame = out.next()
 
     assert frame is not None
     assert msgspec.json.decode(frame)["seq"] == 99
-    assert out.next_nowait() is None
+    assert out.next() is None
 
 
 def test_work_that_was_not_written_can_be_taken_back() -> None:
-    out = Outbound()
+    out = Outbound(_nobody)
     out.give(*execute("t1"))
     out.give(*execute("t2"))
-    out.next_nowait()
+    out.next()
 
     assert not out.take_back("t1")
     assert out.take_back("t2")
-    assert out.next_nowait() is None
+    assert out.next() is None
 
 
 def test_everything_that_was_not_written_can_be_taken_back() -> None:
-    out = Outbound()
+    out = Outbound(_nobody)
     out.give(*execute("t1"))
     out.give(*execute("t2"))
 
@@ -71,7 +74,7 @@ def test_everything_that_was_not_written_can_be_taken_back() -> None:
 def test_the_queue_is_bounded_and_takes_more_when_there_is_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manager.runtime.outbound.MAX_WORK_BYTES", 500)
     monkeypatch.setattr("manager.runtime.outbound.MAX_URGENT_BYTES", 60)
-    out = Outbound()
+    out = Outbound(_nobody)
 
     assert out.give(*execute("t1", "x" * 400))
     assert not out.give(*execute("t2", "x" * 400))
@@ -85,30 +88,20 @@ def test_the_queue_is_bounded_and_takes_more_when_there_is_room_again(monkeypatc
 def test_one_frame_always_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manager.runtime.outbound.MAX_WORK_BYTES", 10)
 
-    assert Outbound().give(*execute("t1", "x" * 400))
+    assert Outbound(_nobody).give(*execute("t1", "x" * 400))
 
 
-async def test_the_writer_waits_until_there_is_something() -> None:
-    out = Outbound()
-    frames: list[bytes] = []
+def test_whoever_writes_is_told_of_everything_that_waits() -> None:
+    told: list[str] = []
+    out = Outbound(lambda: told.append(repr(out)))
 
-    async def write() -> None:
-        frames.append(await out.wait_next())
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(write)
-        await anyio.wait_all_tasks_blocked()
-        assert frames == []
-        out.ack("t1", 1, 1)
-
-    assert len(frames) == 1
-
-
-async def test_a_writer_that_is_cancelled_takes_nothing_out() -> None:
-    out = Outbound()
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await out.wait_next()
     out.say(Ping())
+    out.ack("t1", 1, 1)
+    out.give(*execute("t1"))
 
-    assert drained(out) == ["ping"]
+    assert told == [
+        "<Outbound urgent=1 acks=0 work=0>",
+        "<Outbound urgent=1 acks=1 work=0>",
+        "<Outbound urgent=1 acks=1 work=1>",
+    ]
+    assert not out.is_empty

@@ -57,7 +57,7 @@ def _record(task_id: str) -> Record:
 class Bench:
     def __init__(self) -> None:
         self.store = SlowStore()
-        self.out = Outbound()
+        self.out = Outbound(lambda: None)
         self.announced = Announced()
         self.counted: list[str] = []
         self.ended: list[int] = []
@@ -84,7 +84,7 @@ class Bench:
 
     def acked(self) -> int:
         seq = 0
-        while (frame := self.out.next_nowait()) is not None:
+        while (frame := self.out.next()) is not None:
             seq = msgspec.json.decode(frame)["seq"]
         return seq
 
@@ -97,10 +97,11 @@ async def _nothing(*_: Any) -> None:
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
     async with anyio.create_task_group() as group:
-        group.start_soon(made.recorder.run)
+        made.recorder.errand.live_in(group)
         yield made
         made.store.gate.set()
-        made.recorder.close()
+        await made.recorder.errand.wait_over()
+        group.cancel_scope.cancel()
 
 
 async def test_what_is_heard_during_a_commit_is_taken_together_by_the_next_one() -> None:
@@ -129,11 +130,9 @@ async def test_a_commit_that_fails_is_tried_again_and_nothing_overtakes_it() -> 
     assert b.counted == ["store_retries", "store_retries"]
 
 
-async def test_closing_ends_the_recorder_after_everything_is_committed() -> None:
+async def test_at_the_end_everything_that_was_heard_is_committed() -> None:
     async with bench() as b:
         b.hear(3)
-        b.recorder.close()
-        b.store.gate.set()
 
     assert b.store.commits == [[(1, 1), (2, 2), (3, 3)]]
 

@@ -90,7 +90,6 @@ async def test_a_task_is_lost_when_its_host_stays_away_for_too_long(tmp_path: Pa
 async def test_the_loop_looks_by_itself_and_outlives_a_store_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("manager.runtime.watchdog.LOOK_EVERY_S", 0.01)
     async with hall(tmp_path) as h:
         due = h.store.due
         is_away = True

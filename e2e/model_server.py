@@ -179,6 +179,14 @@ def environment(agent: str, url: str) -> dict[str, str]:
     raise ValueError(agent)
 
 
+def home_files(agent: str) -> dict[str, str]:
+    """What must stand in the home of an owner who does without a login: gemini's choice to use a key."""
+    if agent != "gemini":
+        return {}
+    settings = {"security": {"auth": {"selectedType": "gemini-api-key"}}, "general": {"enableAutoUpdate": False}}
+    return {".gemini/settings.json": json.dumps(settings)}
+
+
 def opencode_config(url: str) -> Json:
     model = {"name": "Scripted", "limit": {"context": 200000, "output": 8000}, "tool_call": True, "reasoning": True}
     provider = {

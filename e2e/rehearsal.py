@@ -21,7 +21,7 @@ import anyio
 import anyio.abc
 
 from e2e.harness import PASSED_ON, agent_executable, left_behind
-from e2e.model_server import ModelServer
+from e2e.model_server import ModelServer, home_files
 from gateway.agents.base import AgentKind, Driver, Evidence, Launch, Record, RunSpec, StdinMode, Stream
 from shared_types.events import AgentEvent
 from shared_types.tasks import PermissionMode
@@ -153,6 +153,9 @@ async def rehearse(
     home, private = directory / "home", directory / "private"
     for path in (home, private / "tmp", Path(spec.cwd)):
         path.mkdir(parents=True, exist_ok=True)
+    for name, content in home_files(kind.name).items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(content)
     for name, data in launch.files.items():
         (private / name).write_bytes(data)
     placed = {name: value.replace("{private}", str(private)) for name, value in launch.env.items()}

@@ -73,6 +73,8 @@ class Anthropic(Dialect):
     def turns(self, body: Json) -> list[Turn]:
         made = []
         for message in body.get("messages", []):
+            if message.get("role") == "system":
+                continue  # the agent's own words, which may quote the user's
             blocks = _blocks(message.get("content"))
             is_model = message.get("role") == "assistant"
             calls = any(block.get("type") == "tool_use" for block in blocks)

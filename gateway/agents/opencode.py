@@ -105,6 +105,14 @@ def files(spec: RunSpec) -> dict[str, bytes]:
     return {"instructions.md": spec.instructions.encode("utf-8", "replace")} if spec.instructions else {}
 
 
+def stream_error(line: str) -> str:
+    """How the model failed, when this line of its log says so."""
+    found = _STREAM_ERROR.search(line)
+    if not found:
+        return ""
+    return (text(parse(f'"{found.group(1)}"')) or found.group(1)).removeprefix("AI_APICallError: ")
+
+
 class OpencodeDriver(AcpDriver):
     """One session with opencode."""
 
@@ -123,9 +131,8 @@ class OpencodeDriver(AcpDriver):
         line = self.keep_error(line)
         if not line:
             return []
-        found = _STREAM_ERROR.search(line)
-        if found:
-            failure = text(parse(f'"{found.group(1)}"')) or found.group(1)
+        failure = stream_error(line)
+        if failure:
             return self.model_failed(failure)
         return [events.log(self.at, line, "debug", "stderr")]
 

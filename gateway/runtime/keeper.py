@@ -60,6 +60,8 @@ MAX_WAITING = 8 * 1024 * 1024  # for an agent that does not read
 MAX_PEERS = 32
 RESERVE = 64 * 1024
 
+MAX_GRACE_MS = 24 * 3600 * 1000
+
 LINGER_S = 2.0  # how long what holds stdout may go on after the agent
 LEFTOVER_S = 1.0  # between TERM and KILL for what the agent left behind
 SYNC_S = 1.0
@@ -67,6 +69,7 @@ RETRY_S = 1.0  # after the disk was full
 HINT_S = 0.002
 SWEEP_S = 0.01
 REAP_S = 5.0
+LOOK_S = 0.05  # into a file of which nobody tells us that it grew
 NEVER = float("inf")
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -339,22 +342,20 @@ class Libc:
 
     def prctl(self, option: int, value: int) -> None:
         if self.libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-            self._fail("prctl")
+            number = ctypes.get_errno()
+            raise OSError(number, f"prctl: {os.strerror(number)}")
 
     def forget(self, fd: int, size: int) -> None:
         """Give back the disk space of a file's first bytes; where a file system cannot, they stay until the end."""
-        if self.libc.fallocate(fd, PUNCH_HOLE, 0, size) != 0 and ctypes.get_errno() != errno.EOPNOTSUPP:
-            self._fail("fallocate")
+        self.libc.fallocate(fd, PUNCH_HOLE, 0, size)
 
     def watch(self, path: str) -> int:
-        fd = self.libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if fd < 0 or self.libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) < 0:
-            self._fail("inotify")
-        return int(fd)
-
-    def _fail(self, call: str) -> None:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{call}: {os.strerror(number)}")
+        """-1 when there is no handle for it: a user may have 128, and programs like to take them."""
+        fd = int(self.libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        if fd >= 0 and self.libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) < 0:
+            os.close(fd)
+            return -1
+        return fd
 
 
 def enter(spec: Spec) -> int:
@@ -675,6 +676,10 @@ class Keeper:
     def start(self, umask: int) -> Child:
         if self.spec.stdout_to_file:
             self.file = OutputFile(self.directory, self.libc)
+        if self.spec.stdin == "null":
+            self.spec.input = b""
+        if self.spec.input and not self.journal.take(b"launch", self.spec.input):
+            raise CannotStart("disk_full", "no room for what the agent is to be told")
         child = spawn(self.spec, self.libc, umask, -1 if self.file is None else self.file.write_fd)
         self.child = child
         self.leader = child.pid  # 0 when it has been reaped
@@ -689,13 +694,13 @@ class Keeper:
         self.open[child.stderr] = ERR
         for fd in self.open:
             self.watch(fd, select.POLLIN, self.read_output)
-        if self.file is not None:
+        if self.file is not None and self.file.events >= 0:
             self.watch(self.file.events, select.POLLIN, self.on_file)
+        elif self.file is not None:
+            self.file_at = now
         self.journal.say(NOTE, {"note": "spawned", "pid": child.pid})
         if self.spec.stdin != "null":
-            if self.spec.input:
-                self.keys.add("launch")
-                self.journal.take(b"launch", self.spec.input)
+            self.keys.add("launch")
             self.stdin.put(self.spec.input, self.spec.stdin == "once")
             self.flush_stdin()
         self.spec.input = b""
@@ -811,6 +816,8 @@ class Keeper:
         for _ in range(CHUNKS):
             chunk = self.file.read()
             if not chunk:
+                if self.file.events < 0:
+                    self.file_at = monotonic() + LOOK_S
                 return
             self.heard(OUT, chunk)
         self.file_at = 0.0
@@ -927,7 +934,7 @@ class Keeper:
 
     def reap(self) -> list[int]:
         """Our living children but the agent itself: what it has left behind so far."""
-        return [pid for pid in children() if pid != self.leader and os.waitpid(pid, os.WNOHANG)[0] == 0]
+        return [pid for pid in set(children()) - {self.leader} if os.waitpid(pid, os.WNOHANG)[0] == 0]
 
     def finish(self) -> None:
         for fd in list(self.open):
@@ -961,7 +968,7 @@ class Keeper:
     def on_connect(self, fd: int, events: int) -> None:
         try:
             sock, _ = self.listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        except OSError:  # whoever it was has gone, or the system has no more handles: he may knock again
             return
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         _, uid, _ = struct.unpack("iII", credentials)
@@ -994,7 +1001,7 @@ class Keeper:
         for request in requests:
             try:
                 answer = self.answer(peer, json.loads(request))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 answer = {"ok": False, "error": "bad_request", "detail": repr(error)[:200]}
             self.tell(peer, answer)
 
@@ -1023,7 +1030,9 @@ class Keeper:
             return {"ok": True} if result == "ok" else {"ok": False, "error": result}
         if op == "stop":
             reason, grace = asked["reason"], asked["graceMs"]
-            if not isinstance(reason, str) or not isinstance(grace, int) or not 0 < len(reason) <= 100 or grace < 0:
+            if not isinstance(reason, str) or not isinstance(grace, int):
+                raise ValueError("reason or graceMs")
+            if not 0 < len(reason) <= 100 or not 0 <= grace <= MAX_GRACE_MS:
                 raise ValueError("reason or graceMs")
             self.stop(reason, grace / 1000)
             return {"ok": True, "state": self.phase}

@@ -291,8 +291,10 @@ class Keeper:
         try:
             with attempt.dial(self.path) as sock:
                 while line:
-                    await anyio.wait_writable(sock)
-                    line = line[sock.send(line) :]
+                    try:
+                        line = line[sock.send(line) :]
+                    except BlockingIOError:
+                        await anyio.wait_writable(sock)
                 said = b""
                 while not said.endswith(b"\n"):
                     await anyio.wait_readable(sock)

@@ -13,11 +13,11 @@ from typing import Final, NamedTuple
 import anyio
 from anyio.lowlevel import checkpoint
 
-from gateway.core.journal import HEADER, MAX_DATA, Record, Stream, decode
+from gateway.core.journal import HEADER, MAX_DATA, MAX_SLICE, Record, Stream, decode
 from gateway.errors import KeeperLost
 from gateway.runtime import attempt
 
-WINDOW: Final = 512 * 1024  # at least the longest record but a write; a look takes no more
+WINDOW: Final = MAX_SLICE + 16 * 1024  # holds any record but a long write; a look takes no more
 _LONGEST: Final = HEADER.size + MAX_DATA
 _LOOK_S: Final = 5.0  # look again, hint or not
 _BLIND_S: Final = 0.1  # the same without a connection for hints

@@ -732,6 +732,9 @@ def ask(keeper: Keeper, request: bytes) -> bytes:
         b'{"op":"write","key":"a","data":"%"}\n'.replace(b"%", b"x"),
         b'{"op":"stop","reason":"","graceMs":1}\n',
         b'{"op":"stop","reason":"abort","graceMs":-1}\n',
+        b'{"op":"stop","reason":"abort","graceMs":1' + b"0" * 400 + b"}\n",
+        b"[" * 50_000 + b"\n",
+        b'{"op":["hello"]}\n',
     ],
 )
 async def test_a_bad_request_is_refused_and_changes_nothing(house: House, request_: bytes):

@@ -102,8 +102,8 @@ class Crew:
         await self.api.input(task["id"], text)
 
     def seen_by_model(self, text: str) -> list[Json]:
-        """Requests of which some string is, or contains, exactly this text."""
-        return [request for request in self.model.requests if any(text in s for s in _strings(request.body))]
+        """Bodies of requests of which some string is, or contains, exactly this text."""
+        return [r.body for r in self.model.requests if any(text in part for part in _strings(r.body))]
 
     def processes_in(self, directory: Path) -> dict[int, str]:
         """Processes of attempts (they bear our cookie) that work in this directory, by pid."""

@@ -16,6 +16,7 @@ memory: the step is the number of rounds of tool calls since the message with th
 `cut` have failed is the one thing that is counted.) A message without directives is answered with "ok".
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -87,9 +88,11 @@ def act(kind: str, arg: str) -> list[Act]:
             count, _, every_ms = arg.partition(":")
             return [Say([f"word{i} " for i in range(int(count))], delay_s=int(every_ms) / 1000)]
         case "big":
-            line = "abcdefghijklmnopqrstuvwxyz0123456789.,;!\n"
+        case "big":
             size = int(arg) * 1024
-            return [Say(_pieces((line * (size // len(line) + 1))[:size], BIG_PIECE))]
+            # No two lines alike: gemini takes a text that repeats itself for a model in a loop, and ends the turn.
+            lines = (f"{n}: {hashlib.sha256(str(n).encode()).hexdigest()}\n" for n in range(size // 60))
+            return [Say(_pieces("".join(lines)[:size], BIG_PIECE))]
         case "ansi":
             return [Say([ANSI])]
         case "badutf8":

@@ -1,0 +1,116 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from gateway.runtime import attempt
+from gateway.runtime.attempt import forget, found, make
+from gateway.runtime.process import Keeper
+from tests.fakes.attempts import House, wait_heard
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with House(tmp_path) as house:
+        yield house
+
+
+@pytest.mark.parametrize("uid", ["", ".", "..", "a/b", "../x", ".hidden", "a\nb", "x" * 129])
+async def test_what_is_no_name_of_an_attempt_touches_nothing(house: House, uid: str):
+    with pytest.raises(ValueError, match="not the name"):
+        make(house.home, uid)
+    with pytest.raises(ValueError, match="not the name"):
+        forget(house.home, uid)
+    with pytest.raises(ValueError, match="not the name"):
+        await Keeper.adopt(house.home, uid)
+
+
+async def test_attempts_are_found_and_forgotten(house: House):
+    one, two = await house.start("exits"), await house.start("silent")
+    await one.wait_gone()
+    assert found(house.home) == sorted([one.uid, two.uid])
+
+    await anyio.to_thread.run_sync(forget, house.home, one.uid)
+
+    assert found(house.home) == [two.uid]
+    assert [path.name for path in (house.home / "attempts").iterdir()] == [two.uid]
+
+
+async def test_what_is_about_to_end_is_waited_for_before_it_is_forgotten(house: House):
+    keeper = await house.start("echo")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, forget, house.home, keeper.uid)
+        await keeper.write("end", b"", close=True)
+
+    assert found(house.home) == []
+
+
+async def test_what_still_runs_is_not_forgotten(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attempt, "_PATIENCE_S", 0.05)
+    keeper = await house.start("silent")
+
+    with pytest.raises(TimeoutError):
+        forget(house.home, keeper.uid)
+
+    assert found(house.home) == [keeper.uid]
+
+
+def test_no_host_has_attempts_before_the_first(house: House):
+    assert found(house.home) == []
+    forget(house.home, "never-heard-of")
+
+
+def test_only_directories_with_our_mark_are_deleted(house: House):
+    stranger = house.home / "attempts" / "stranger"
+    stranger.mkdir(parents=True)
+    (stranger / "thesis.txt").write_text("three years of work")
+    target = make(house.home, "target")
+    (house.home / "attempts" / "link").symlink_to(target)
+
+    forget(house.home, "stranger")
+    forget(house.home, "link")
+
+    assert (stranger / "thesis.txt").exists()
+    assert target.exists()
+    assert found(house.home) == ["link", "target"]
+
+
+def test_links_out_of_a_directory_are_not_followed_when_it_is_deleted(house: House):
+    precious = house.cwd / "precious"
+    precious.mkdir(mode=0o750)
+    (precious / "file").touch()
+    path = make(house.home, "one")
+    (path / "private" / "link").symlink_to(precious)
+    shut = path / "private" / "shut"
+    shut.mkdir()
+    (shut / "file").touch()
+    shut.chmod(0)
+
+    forget(house.home, "one")
+
+    assert not path.exists()
+    assert (precious / "file").exists()
+    assert precious.stat().st_mode & 0o777 == 0o750
+
+
+def test_what_was_left_half_deleted_is_deleted_with_the_next(house: House):
+    half = make(house.home, "half")
+    half.rename(half.with_name(".gone-half"))
+    make(house.home, "next")
+
+    assert found(house.home) == ["next"]
+    forget(house.home, "next")
+
+    assert list((house.home / "attempts").iterdir()) == []
+
+
+async def test_nobody_else_may_look_into_an_attempt(house: House):
+    keeper = await house.start("echo")
+    await wait_heard(keeper, b"ready")
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in keeper.path.iterdir()}
+    assert keeper.path.stat().st_mode & 0o777 == 0o700
+    assert set(modes.values()) == {0o600, 0o700}
+    assert modes["ctl.sock"] & 0o077 == 0

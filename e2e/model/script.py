@@ -88,7 +88,6 @@ def act(kind: str, arg: str) -> list[Act]:
             count, _, every_ms = arg.partition(":")
             return [Say([f"word{i} " for i in range(int(count))], delay_s=int(every_ms) / 1000)]
         case "big":
-        case "big":
             size = int(arg) * 1024
             # No two lines alike: gemini takes a text that repeats itself for a model in a loop, and ends the turn.
             lines = (f"{n}: {hashlib.sha256(str(n).encode()).hexdigest()}\n" for n in range(size // 60))

@@ -85,7 +85,8 @@ class Host:
             outbox.put(Span(first, last, None, len(frame)))
             await self.socket.send(frame, text=True)
         await self.say(TaskCompleted(task_id=task_id, attempt=attempt, seq=outbox.said + 1, result=DONE))
-        del self.outboxes[task_id], self.confirmed[task_id]
+        self.outboxes.pop(task_id)
+        self.confirmed.pop(task_id, None)
 
 
 async def main(url: str, token: str, host_id: str) -> None:

@@ -337,7 +337,7 @@ async def test_our_gateway_aborts_for_it_and_the_process_is_gone(tmp_path: Path,
         await foreign_manager.execute("t1", "say up\nwait", cwd=str(tmp_path / "work"), agentType="script")
         await foreign_manager.wait(lambda: foreign_manager.events("t1"))
         await foreign_manager.say({"type": "task:abort", "taskId": "t1"})
-        end = await foreign_manager.wait_end("t1")
+        end = await foreign_manager.wait_end("t1", within_s=10)  # at once, not with the next heartbeat
 
     assert end["type"] == "task:failed"
 

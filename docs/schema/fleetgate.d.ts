@@ -38,6 +38,37 @@ export type AgentInfo = {
   hint?: string | null;
 };
 
+/** A message is complete. */
+export type AgentResponse = {
+  type: "agent:response";
+  id?: string | null;
+  payload: TextPayload;
+};
+
+export type AgentStatus = {
+  type: "agent:status";
+  id?: string | null;
+  payload: TextPayload;
+};
+
+/** A message grows. */
+export type AgentStream = {
+  type: "agent:stream";
+  id?: string | null;
+  payload: TextPayload;
+};
+
+/** At most MAX_BATCH_MESSAGES events or MAX_BATCH_BYTES; `has_more`: sync again after the last one. */
+export type BatchPayload = {
+  messages: EventRecord[];
+  latestID: number;
+  firstID: number;
+  epoch: string;
+  verdict: string;
+  hasMore: boolean;
+  sessionId: string;
+};
+
 export type ClientTaskAbort = {
   type: "task:abort";
   id?: string | null;
@@ -85,6 +116,13 @@ export type EventPage = {
   firstId: number;
   latestId: number;
   hasMore: boolean;
+};
+
+/** An EventRecord, or a FleetEvent on the fleet's stream; there `task_id` is missing. */
+export type EventPayload = {
+  id: number;
+  event: EventRecord | FleetEvent;
+  taskId?: string | null;
 };
 
 /** An event as streams and pages show it: `AgentEvent` with its public name. */
@@ -167,6 +205,18 @@ export type HostCapabilities = {
   maxConcurrent: number;
   cwd: string;
   labels: Record<string, string>;
+};
+
+export type HostOffline = {
+  type: "host:offline";
+  id?: string | null;
+  payload: HostStatus;
+};
+
+export type HostOnline = {
+  type: "host:online";
+  id?: string | null;
+  payload: HostStatus;
 };
 
 export type HostState = "busy" | "offline" | "online";
@@ -343,12 +393,28 @@ export type Subscribe = {
   payload: StreamRef;
 };
 
+/** Which stream, and after which id it goes on. Said again with verdict `gap` when events were lost to it. */
+export type SubscribedPayload = {
+  after: number;
+  epoch: string;
+  verdict: string;
+  taskId?: string | null;
+  sessionId?: string | null;
+  fleet?: boolean;
+};
+
 export type Sync = {
   type: "sync";
   id?: string | null;
   timestamp?: number | null;
   metadata?: Record<string, unknown> | null;
   payload: SyncPayload;
+};
+
+export type SyncBatch = {
+  type: "sync.batch";
+  id?: string | null;
+  payload: BatchPayload;
 };
 
 /** Everything after `lastAckID`; without it, after the client's stored mark. */
@@ -566,6 +632,14 @@ export type TaskStarted = {
 
 export type TaskState = "aborted" | "assigned" | "completed" | "expired" | "failed" | "lost" | "queued" | "running" | "stopping" | "timeout";
 
+/** The plain-text view of one event; `status` only in `agent:status`. */
+export type TextPayload = {
+  taskId: string;
+  id: number;
+  content: string;
+  status?: string | null;
+};
+
 export type TokenCreate = {
   name: string;
   kind?: TokenKind;
@@ -590,12 +664,54 @@ export type TokenInfo = {
 
 export type TokenKind = "host" | "personal";
 
+export type ToldEvent = {
+  type: "event";
+  id?: string | null;
+  payload: EventPayload;
+};
+
+export type ToldInput = {
+  type: "task:input";
+  id?: string | null;
+  payload: InputReceipt;
+};
+
+export type ToldProblem = {
+  type: "error";
+  id?: string | null;
+  payload: Problem;
+};
+
+export type ToldStatus = {
+  type: "status";
+  id?: string | null;
+  payload: Task;
+};
+
+export type ToldSubscribed = {
+  type: "subscribed";
+  id?: string | null;
+  payload: SubscribedPayload;
+};
+
+export type ToldUnsubscribed = {
+  type: "unsubscribed";
+  id?: string | null;
+  payload: UnsubscribedPayload;
+};
+
 export type Unsubscribe = {
   type: "unsubscribe";
   id?: string | null;
   timestamp?: number | null;
   metadata?: Record<string, unknown> | null;
   payload: StreamRef;
+};
+
+export type UnsubscribedPayload = {
+  taskId?: string | null;
+  sessionId?: string | null;
+  fleet?: boolean;
 };
 
 export type UserMessage = {
@@ -636,3 +752,5 @@ export type FromGateway = Register | Heartbeat | TaskAccepted | TaskRefused | Ta
 export type FromManager = Registered | Ping | TaskExecute | TaskStart | TaskAbort | TaskInput | TaskAck | ConfigUpdate;
 
 export type FromClient = Sync | Ack | Subscribe | Unsubscribe | UserMessage | ClientTaskInput | ClientTaskAbort;
+
+export type ToClient = SyncBatch | ToldEvent | ToldStatus | ToldSubscribed | ToldUnsubscribed | ToldInput | ToldProblem | AgentStream | AgentResponse | AgentStatus | HostOnline | HostOffline;

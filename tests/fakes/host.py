@@ -83,13 +83,13 @@ class _Pipe:
     def __init__(self, room: float) -> None:
         self._frames: deque[bytes] = deque()
         self._room = room
-        self._news = anyio.Event()
+        self._news: anyio.Event | None = None
         self.is_closed = False
 
     async def put(self, frame: bytes) -> bool:
         """False when the pipe is closed."""
         while len(self._frames) >= self._room and not self.is_closed:
-            await self._news.wait()
+            await self._wait()
         if self.is_closed:
             return False
         self._frames.append(frame)
@@ -101,7 +101,7 @@ class _Pipe:
         while not self._frames:
             if self.is_closed:
                 return None
-            await self._news.wait()
+            await self._wait()
         frame = self._frames.popleft()
         self._stir()
         return frame
@@ -110,9 +110,15 @@ class _Pipe:
         self.is_closed = True
         self._stir()
 
+    async def _wait(self) -> None:
+        if self._news is None:
+            self._news = anyio.Event()
+        await self._news.wait()
+
     def _stir(self) -> None:
-        self._news.set()
-        self._news = anyio.Event()
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
 
 class MemoryLine:
@@ -241,9 +247,11 @@ class Hand:
             if isinstance(message, kind):
                 return message
 
-    async def hangs_up(self) -> LineClosed:
-        """Waits until the manager closes; why it did."""
+    async def hangs_up(self, after: bytes | None = None) -> LineClosed:
+        """Waits until the manager closes, which it may do while it is told `after`; why it did."""
         try:
+            if after is not None:
+                await self.line.send(after)
             while True:
                 await self.next()
         except LineClosed as closed:

@@ -99,7 +99,7 @@ def _explain(error: Exception) -> int:
     console.complain(error.detail, error.hint)
     if isinstance(error, ApiError):
         for field in error.fields:
-            if field.message != error.detail:
+            if field.message not in error.detail:
                 console.complain(f"{field.key}: {field.message}")
     return error.exit_code
 

@@ -58,7 +58,7 @@ def command(
         @functools.wraps(body)
         def run(**given: Any) -> Any:
             desk = Desk(
-                url=given.pop("url", None), as_json=given.pop("as_json", False), quiet=given.pop("quiet", False)
+                url=given.pop("manager_url", None), as_json=given.pop("as_json", False), quiet=given.pop("quiet", False)
             )
             if not inspect.iscoroutinefunction(body):
                 return body(desk, **given)
@@ -73,7 +73,7 @@ def command(
             options.append(click.option("--json", "as_json", is_flag=True, help="For programs: JSON on stdout."))
         if url:
             help_text = "The manager; else FLEETGATE_URL or what is kept."
-            options.append(click.option("--url", metavar="URL", help=help_text))
+            options.append(click.option("--url", "manager_url", metavar="URL", help=help_text))
         wrapped: Any = functools.reduce(lambda inner, option: option(inner), options, run)
         make: Any = click.command(name, **settings)
         made: click.Command = make(wrapped)

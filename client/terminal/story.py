@@ -179,12 +179,12 @@ class Story:
                 tail = f" ({code})" if code else ""
                 return [Piece(f"✗ {harmless(content).strip() or 'error'}{tail}\n", "bad")]
             case "log":
-                if data.get("level", "info") not in _SHOWN_LEVELS or not content.strip():
+                if str(data.get("level", "info")) not in _SHOWN_LEVELS or not content.strip():
                     return []
                 style = {"error": "bad", "warning": "warn"}.get(str(data.get("level")), "dim")
                 return [self._fitting(f"· {one_line(content)}", style)]
             case "status":
-                if not self._ends and data.get("status") in FINAL:
+                if not self._ends and str(data.get("status")) in FINAL:
                     return []
                 return [self._fitting(f"· {one_line(content or str(data.get('status', '')))}", "dim")]
             case "question":

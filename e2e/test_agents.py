@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.crew import Crew, Story, a_crew
+from e2e.harness import Json
 
 AGENTS = ["claude-code", "opencode", "gemini"]
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(240)]
@@ -85,18 +86,32 @@ async def test_a_slow_answer_is_seen_while_it_is_written(crew: Crew, agent: str)
     assert deltas[-1] - deltas[0] >= 1000  # it took two seconds, and was not held back to the end
 
 
+FAILURES = {
+    500: "agent_error.provider",
+    429: "agent_error.rate_limit",
+    401: "agent_error.provider_auth",
+}
+
+
+@pytest.fixture(scope="module")
+async def failing(crew: Crew) -> dict[tuple[str, int], Json]:
+    """All of them at once: agents spend most of a failure waiting for their next try."""
+    return {
+        (agent, status): await crew.submit(f"@@http:{status}@@", agent, timeout_ms=200_000)
+        for status in FAILURES
+        for agent in AGENTS
+    }
+
+
 @each_agent
-@pytest.mark.parametrize(
-    ("status", "reason"),
-    [(500, "agent_error.provider"), (429, "agent_error.rate_limit"), (401, "agent_error.provider_auth")],
-)
+@pytest.mark.parametrize("status", FAILURES)
 async def test_a_model_that_fails_is_a_failed_task_with_its_reason(
-    crew: Crew, agent: str, status: int, reason: str
+    crew: Crew, failing: dict[tuple[str, int], Json], agent: str, status: int
 ) -> None:
-    story = await crew.tell(f"@@http:{status}@@", agent, timeout_s=200)
+    story = await crew.end_of(failing[agent, status], timeout_s=220)
 
     assert story.task["status"] == "failed", story
-    assert story.task["reason"] == reason
+    assert story.task["reason"] == FAILURES[status]
     assert story.of("error")
 
 

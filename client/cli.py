@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 import rich_click as click
 
+from client.desk import ReaderLeft
 from shared_types import __version__
 
 INTERRUPTED: Final = 130
@@ -80,7 +81,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except ReaderLeft:
         # https://docs.python.org/3/library/signal.html#note-on-sigpipe: the flush at exit must not complain again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from client.sdk import AsyncFleetgate
 
 
+class ReaderLeft(Exception):
+    """Whoever read our stdout has gone (`| head`): there is nothing more to say."""
+
+
 class Desk:
     def __init__(self, *, url: str | None = None, as_json: bool = False, quiet: bool = False) -> None:
         self._url = url
@@ -60,11 +64,14 @@ def command(
             desk = Desk(
                 url=given.pop("manager_url", None), as_json=given.pop("as_json", False), quiet=given.pop("quiet", False)
             )
-            if not inspect.iscoroutinefunction(body):
-                return body(desk, **given)
-            import anyio
+            try:
+                if not inspect.iscoroutinefunction(body):
+                    return body(desk, **given)
+                import anyio
 
-            return anyio.run(functools.partial(_alone, body, desk, given))
+                return anyio.run(functools.partial(_alone, body, desk, given))
+            except BrokenPipeError as error:  # click would make it exit code 1, which is that of a failed task
+                raise ReaderLeft from error
 
         options: list[Any] = []
         if quiet:

@@ -310,6 +310,8 @@ class Runner:
             case Act.ASK:
                 self._driver.cancel()
                 self._work.set()
+                if not self._driver.to_write():
+                    self._cause(Cause.LATE)  # its protocol has no word for it: nothing to wait for
             case Act.CLOSE:
                 self._is_closing = True
                 self._work.set()

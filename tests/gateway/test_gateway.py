@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from gateway.agents.command import CommandDriver
 from gateway.runtime import attempt as attempts
 from shared_types.messages import (
     ConfigUpdate,
@@ -440,6 +441,56 @@ async def test_a_keeper_that_died_is_told_as_such_and_its_agent_is_gone(manager,
 
     assert end.reason == "supervisor_died"
     assert processes_of(attempt.uid) == []
+
+
+async def test_after_a_restart_of_the_host_an_attempt_is_told_as_such(manager, start, home):
+    async with start():
+        attempt = await manager.offer("t1", prompt="say up\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+    directory = home / "attempts" / attempt.uid
+    state = attempts.state(directory)
+    os.kill(state.pid, 9)
+    text = (directory / "state.json").read_text()
+    (directory / "state.json").write_text(text.replace(state.boot_id, "another-boot"))
+
+    async with start():
+        end = await manager.wait_end("t1")
+
+    assert end.reason == "host_restarted"
+    assert manager.greetings[1].boot_id == state.boot_id
+
+
+async def test_a_driver_that_fails_ends_its_attempt_and_not_the_host(manager, start, monkeypatch):
+    heard = CommandDriver.heard
+
+    def stumble(driver, record):
+        if record.data == b"poison":
+            raise ZeroDivisionError
+        return heard(driver, record)
+
+    monkeypatch.setattr(CommandDriver, "heard", stumble)
+    async with start():
+        attempt = await manager.offer("t1", prompt="say before\nsay poison\nwait")
+        end = await manager.wait_end("t1")
+        await manager.offer("t2", prompt="say fine")
+        other = await manager.wait_end("t2")
+
+    assert (type(end), end.reason) == (TaskFailed, "agent_error.protocol")
+    assert "before\n" in attempt.texts("message")
+    assert isinstance(other, TaskCompleted)
+    assert len(manager.greetings) == 1
+
+
+async def test_an_agent_that_does_not_read_can_be_stopped_all_the_same(manager, start):
+    async with start():
+        attempt = await manager.offer("t1", agent="talk", prompt="say up\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+        for number in range(12):
+            await manager.say(TaskInput(task_id="t1", content="x" * 900_000, input_id=f"i{number}"))
+        await manager.say(TaskAbort(task_id="t1", attempt=1))
+        end = await manager.wait_end("t1")
+
+    assert end.reason == "aborted_by_user"
 
 
 async def test_what_was_laid_out_and_never_begun_is_given_back(manager, start, home):

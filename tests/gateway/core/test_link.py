@@ -541,6 +541,19 @@ def test_in_base_a_heartbeat_is_only_a_time(base):
     assert frames(base) == [Heartbeat(timestamp=7)]
 
 
+def test_in_base_what_was_said_makes_room(base):
+    in_base(base)
+    told = 0
+    for _ in range(3):
+        while base.room("u1"):
+            told += 1
+            base.tell("u1", told, [log("x" * 60_000)], 0.0)
+            assert told < 200
+        frames(base)
+        assert Room("u1") in base.orders()
+        assert base.room("u1")
+
+
 def test_in_base_what_was_said_is_not_repeated_and_the_rest_is_said(base):
     in_base(base)
     base.tell("u1", 1, [log("a"), log("b")], 0.0)

@@ -229,7 +229,9 @@ class Host:
         for uid, journal in self.journals.items():
             journal.written = min(len(journal.records), journal.written + self.random.randint(0, 4))
             self.link.grown(uid, journal.written)
-            while self.link.room(uid) and self.link.told(uid) < journal.written:
+            for _ in range(self.random.randint(0, 5)):
+                if not self.link.room(uid) or self.link.told(uid) >= journal.written:
+                    break
                 seq = self.link.told(uid) + 1
                 self.link.tell(uid, seq, journal.records[seq - 1], now)
             self.look(uid)
@@ -247,6 +249,7 @@ def play(seed):
     names = [f"t{number}" for number in range(random.randint(1, 4))]
     manager, host, wire, now = Manager(random, names), Host(random), None, 0.0
     expected = {}
+    crash, restore = random.choice((0, 0.015)), random.choice((0, 0.01))  # one trouble may heal another
     for step in range(3000):
         now += random.choice((0.0, 0.001, 0.01, 0.03))
         calm = step > 400  # trouble ends, and everything must come to its end
@@ -257,11 +260,11 @@ def play(seed):
         elif roll < 0.04:
             host.link.closed()
             wire = None
-        elif roll < 0.055:
+        elif roll < 0.04 + crash:
             host.obey()
             host.crash()
             wire = None
-        elif roll < 0.065:
+        elif roll < 0.04 + crash + restore:
             manager.lose_commits()
             host.link.closed()
             wire = None

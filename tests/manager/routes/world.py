@@ -3,7 +3,7 @@ a desk that only stores what it is asked. What hosts would report is said by the
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -352,6 +352,12 @@ async def frames(response: httpx.Response) -> AsyncIterator[Frame]:
                 frame.id = value
             elif name == "data":
                 frame.data += value
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Bounded by whoever waits."""
+    while not condition():  # noqa: ASYNC110  # what is waited for has nothing that could tell us
+        await anyio.sleep(0.01)
 
 
 async def read_all(client: httpx.AsyncClient, path: str, **headers: str) -> list[Frame]:

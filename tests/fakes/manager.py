@@ -11,6 +11,7 @@ it has committed outlives connections; `cut` breaks one as a network does.
 """
 
 import http
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -63,10 +64,7 @@ class Attempt:
     refused: TaskRefused | None = None
     started: list[TaskStarted] = field(default_factory=list)
     end: TaskCompleted | TaskFailed | None = None
-
-    @property
-    def uid(self) -> str:
-        return f"{self.task_id}-{self.number}"
+    uid: str = field(default_factory=lambda: secrets.token_hex(8))  # keepers know their agents by it: never twice
 
     def texts(self, kind: str) -> list[str]:
         return [event.content or "" for event in self.events if event.type == kind]

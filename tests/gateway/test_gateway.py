@@ -196,7 +196,7 @@ async def test_a_draining_host_takes_nothing_new(manager, start):
 
 @pytest.mark.parametrize("uid", ["../../etc", ".hidden", "a/b", ""])
 async def test_a_name_that_leads_elsewhere_is_refused(manager, start, monkeypatch, uid):
-    monkeypatch.setattr("tests.fakes.manager.Attempt.uid", uid or "-")
+    monkeypatch.setattr("tests.fakes.manager.secrets.token_hex", lambda _: uid or "-")
     async with start():
         attempt = await manager.offer("t1")
         await manager.wait(lambda: attempt.refused)
@@ -221,12 +221,12 @@ async def test_an_agent_sees_what_it_may_and_no_secret_of_ours(manager, start, t
 
 async def test_temporary_files_go_to_a_place_of_the_attempts_own_and_go_with_it(manager, start, home):
     async with start() as gateway:
-        await manager.offer("t1", prompt="env TMPDIR")
+        attempt = await manager.offer("t1", prompt="env TMPDIR")
         tmp = Path((await manager.wait_end("t1")).result.output.strip())
         with anyio.fail_after(10):
             await gateway.crew.wait_idle()
 
-    assert tmp.is_relative_to(home / "attempts" / "t1-1" / "private")
+    assert tmp.is_relative_to(home / "attempts" / attempt.uid / "private")
     assert not tmp.exists()
 
 
@@ -357,7 +357,7 @@ async def test_minding_goes_on_while_the_manager_is_away_and_all_is_told_later(h
     manager.confirms = False  # the window fills up, as with a manager that is stuck
     async with start() as gateway:
         attempt = await manager.offer("t1", prompt="flood 50000\nsay end")
-        await until(lambda: gateway.crew.alive == 0 and "t1-1" in attempts.found(home), 30)
+        await until(lambda: gateway.crew.alive == 0 and attempt.uid in attempts.found(home), 30)
         assert manager.attempts["t1"].end is None
         manager.confirms = True
         manager.cut()

@@ -195,6 +195,18 @@ class FleetPage(Answer, frozen=True, kw_only=True):
     has_more: bool
 
 
+class EndFrame(Answer, frozen=True, kw_only=True):
+    """`event: end`: the task has ended and everything is said. Who comes back is answered 204."""
+
+    status: TaskState
+
+
+class LeaveFrame(Answer, frozen=True, kw_only=True):
+    """`event: drain` (the manager restarts: come back) or `event: revoked` (the token is)."""
+
+    retry: bool
+
+
 class FleetSnapshot(Answer, frozen=True, kw_only=True):
     """`event: snapshot`, the first thing on the fleet stream after a gap or a fresh start."""
 

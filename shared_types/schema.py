@@ -89,10 +89,11 @@ def api_schema() -> Schema:
 # --- AsyncAPI ---------------------------------------------------------------------------------------
 
 # Frames of the SSE streams: the name after `event:` ("" for a plain message), what `data:` holds.
+_LEAVE: Final = {"drain": "LeaveFrame", "revoked": "LeaveFrame"}
 STREAM_FRAMES: Final[Mapping[str, Mapping[str, str]]] = {
-    "task": {"resume": "ResumeFrame", "": "EventRecord", "status": "Task"},
-    "session": {"resume": "ResumeFrame", "": "EventRecord", "status": "Task"},
-    "fleet": {"resume": "ResumeFrame", "": "FleetEvent", "snapshot": "FleetSnapshot"},
+    "task": {"resume": "ResumeFrame", "": "EventRecord", "status": "Task", "end": "EndFrame", **_LEAVE},
+    "session": {"resume": "ResumeFrame", "": "EventRecord", "status": "Task", **_LEAVE},
+    "fleet": {"resume": "ResumeFrame", "": "FleetEvent", "snapshot": "FleetSnapshot", **_LEAVE},
 }
 STREAM_ADDRESSES: Final = {
     "task": "/api/tasks/{taskId}/events",

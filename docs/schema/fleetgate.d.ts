@@ -108,6 +108,11 @@ export type EffectiveConfig = {
   draining?: boolean;
 };
 
+/** `event: end`: the task has ended and everything is said. Who comes back is answered 204. */
+export type EndFrame = {
+  status: TaskState;
+};
+
 /** A page of a log in order. `gap`: history before `first_id` is gone, or the epoch is another. */
 export type EventPage = {
   items: EventRecord[];
@@ -293,6 +298,11 @@ export type LabelRules = {
   require?: Record<string, string>;
   prefer?: Record<string, string>;
   avoid?: Record<string, string>;
+};
+
+/** `event: drain` (the manager restarts: come back) or `event: revoked` (the token is). */
+export type LeaveFrame = {
+  retry: boolean;
 };
 
 /** How an agent's asks are answered when nobody is asked. The gateway maps it for each agent. default: reads and harmless commands go on, the rest is decided by the agent's own rules and what it asks is denied; acceptEdits: edits inside the working directory are allowed, other asks denied; plan: the agent may read and plan, nothing else; bypass: everything is allowed; deny: every ask is denied. */

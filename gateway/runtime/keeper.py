@@ -789,14 +789,12 @@ class Keeper:
             chunk = os.read(fd, CHUNK)
         except BlockingIOError:
             return False
-        stream = self.open[fd]
         if not chunk:
-            self.lines[stream].end()
             self.unwatch(fd)
             os.close(fd)
             del self.open[fd]
             return False
-        self.heard(stream, chunk)
+        self.heard(self.open[fd], chunk)
         return True
 
     def heard(self, stream: int, chunk: bytes) -> None:

@@ -60,6 +60,13 @@ def leave_behind(args: argparse.Namespace, *, forks: int) -> None:
     os.setsid()
     if args.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if args.tidies:
+
+        def tidy(*_: object) -> None:
+            Path(args.tidies).touch()
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, tidy)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -269,6 +276,7 @@ def main() -> int:
         one.add_argument("--signal", type=int, default=signal.SIGKILL)
         one.add_argument("--stderr", action="store_true")
         one.add_argument("--stubborn", action="store_true", help="what is left behind ignores TERM")
+        one.add_argument("--tidies", help="what is left behind makes this file when it is asked to end")
         one.add_argument("--bare", action="store_true", help="what is left behind has thrown away its environment")
     args = parser.parse_args()
     return COMMANDS[args.command](args)

@@ -76,6 +76,13 @@ async def test_what_ignores_term_is_killed_after_a_normal_exit_too(house: House)
     assert facts_of(found).code == 0
 
 
+async def test_what_is_left_is_asked_before_it_is_killed(house: House):
+    _, found = await house.run("double-forks", "--tidies", str(house.cwd / "tidy"))
+
+    assert (house.cwd / "tidy").exists()
+    assert facts_of(found).code == 0
+
+
 async def test_a_stray_that_left_the_tree_is_found_by_its_cookie(house: House):
     keeper = await house.start("echo")
     stray = subprocess.Popen(["sleep", "1000"], env={keeper_cookie(): keeper.uid})
@@ -267,6 +274,18 @@ async def test_output_to_a_file_is_kept_to_the_last_byte_and_given_back(house: H
     assert said(found) == [b"x" * 80] * (20 * (MIB // 81))
     assert facts_of(found).signal == 11
     assert not (keeper.path / "stdout").exists()
+
+
+async def test_the_file_of_an_endless_output_does_not_grow(house: House):
+    keeper = await house.start("floods", "--count", "40", "--then", "hang", stdout_to_file=True)
+
+    await wait_heard(keeper, b"done", Stream.ERR)
+
+    def on_disk() -> int:
+        fds = Path(f"/proc/{keeper.pid}/fd")
+        return max(fd.stat().st_blocks * 512 for fd in fds.iterdir() if os.readlink(fd).endswith("stdout (deleted)"))
+
+    await wait_until(lambda: on_disk() < 10 * MIB)
 
 
 async def test_output_to_a_file_is_heard_while_it_is_written(house: House):
@@ -522,6 +541,43 @@ async def test_a_directory_that_is_swapped_for_a_link_is_refused_at_the_moment_o
     assert refusal.value.reason == "cwd_not_allowed"
 
 
+SWAP = """
+import os, sys
+from gateway.runtime import keeper
+
+spec = keeper.Spec(sys.stdin.buffer.read())
+enter = keeper.enter
+
+def enter_and_be_fooled(spec):
+    judged = enter(spec)
+    os.rename(spec.cwd, spec.cwd + "-moved")
+    os.symlink("/", spec.cwd)
+    return judged
+
+keeper.enter = enter_and_be_fooled
+child = keeper.spawn(spec, keeper.Libc(), 0o22, -1)
+os.waitpid(child.pid, 0)
+print(os.read(child.stdout, 1000).decode(), end="")
+"""
+
+
+def test_what_is_judged_is_what_is_used_though_it_is_swapped_in_between(house: House):
+    inside = house.cwd / "project"
+    inside.mkdir()
+    uid = house.uid()
+    spec = house.spec(uid, argv=("/bin/pwd", "-P"), cwd=str(inside), stdin_mode=StdinMode.NULL)
+
+    done = subprocess.run(
+        [sys.executable, "-c", SWAP],
+        input=spec.encoded(attempt.make(house.home, uid), uid),
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+        check=True,
+    )
+
+    assert done.stdout.decode().strip() == f"{inside}-moved"
+
+
 async def test_links_that_stay_inside_are_followed_and_a_linked_root_is_a_root(house: House):
     (house.cwd / "real").mkdir()
     (house.cwd / "link").symlink_to("real")
@@ -650,6 +706,16 @@ async def test_when_the_keeper_is_killed_nothing_of_the_agent_is_left(house: Hou
     with pytest.raises(KeeperLost):
         await Keeper.adopt(house.home, keeper.uid)
     assert keeper.exit_facts is None
+
+
+async def test_an_agent_dies_with_its_keeper_though_nobody_looks(house: House):
+    keeper = await house.start("ignores-term")
+    await wait_heard(keeper, b"ready")
+    agent = json.loads(ask(keeper, b'{"op":"hello"}\n'))["child"]
+
+    os.kill(keeper.pid, signal.SIGKILL)
+
+    await wait_until(lambda: not is_running(agent))
 
 
 GATEWAY = """

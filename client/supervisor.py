@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import anyio
 import msgspec
-from anyio.abc import ByteReceiveStream, Process, TaskStatus
+from anyio.abc import ByteReceiveStream, Process
 
 from client.errors import FleetgateError
 
@@ -72,6 +72,9 @@ class Child:
         self._environ = environ
         self._process: Process | None = None
         self._signals = 0
+        # A cancellation from further out reaches all programs at once: only our owner says when it is our turn.
+        self._scope = anyio.CancelScope(shield=True)
+        self._was_ready = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<Child {self.program.name} pid={self.pid} starts={self.starts}>"
@@ -80,12 +83,24 @@ class Child:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """For ever. `started` when it was ready for the first time. Cancelling ends the program first."""
+    async def run(self) -> None:
+        """Until `leave`. Raises ChildEnded."""
+        with self._scope:
+            await self._keep()
+
+    async def wait_ready(self) -> None:
+        """Until it was ready for the first time."""
+        await self._was_ready.wait()
+
+    def leave(self) -> None:
+        """End the program, then `run`."""
+        self._scope.cancel()
+
+    async def _keep(self) -> None:
         crashes = 0
         while True:
             began = anyio.current_time()
-            was_ready, code = await self._once(task_status)
+            was_ready, code = await self._once()
             if code in DO_NOT_RESTART or not (was_ready or self.ready):
                 raise ChildEnded(self.program.name, code, self._last_words())
             crashes = 1 if anyio.current_time() - began >= STABLE_S else crashes + 1
@@ -93,21 +108,20 @@ class Child:
             self._say(f"the {self.program.name} ended with exit code {code}; starting it again in {delay_s:g} s")
             await anyio.sleep(delay_s)
 
-    async def _once(self, task_status: TaskStatus[None]) -> tuple[bool, int]:
+    async def _once(self) -> tuple[bool, int]:
         """One life: whether it was ready, and its exit code."""
         self.starts += 1
-        self._process = process = await self._start()
+        with anyio.CancelScope(shield=True):  # a process that nobody knows of would be left behind
+            self._process = process = await self._start()
         was_ready = False
 
         async def listen(stdout: ByteReceiveStream) -> None:
             nonlocal was_ready
             async for line in lines(stdout):
                 if not was_ready and line.startswith(b"{"):
-                    is_first = not self.ready
                     self.ready = msgspec.json.decode(line)
                     was_ready = True
-                    if is_first:
-                        task_status.started()
+                    self._was_ready.set()
 
         try:
             async with anyio.create_task_group() as group:
@@ -185,9 +199,12 @@ async def kept_running(program: Program, say: Say, environ: Mapping[str, str] = 
     """A program that is ready, until you leave. Raises ChildEnded."""
     child = Child(program, say, environ)
     async with anyio.create_task_group() as group:
-        await group.start(child.run)
-        yield child
-        group.cancel_scope.cancel()
+        try:
+            group.start_soon(child.run)
+            await child.wait_ready()
+            yield child
+        finally:
+            child.leave()
 
 
 async def lines(stream: ByteReceiveStream, most: int = 1024 * 1024) -> AsyncIterator[bytes]:

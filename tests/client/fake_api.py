@@ -15,6 +15,14 @@ Json = dict[str, Any]
 STREAM = "text/event-stream"
 
 
+@dataclass(frozen=True)
+class Held:
+    """A stream that says `first`, stays open until `api.go` is set, and then says `then`."""
+
+    first: bytes
+    then: bytes
+
+
 @dataclass
 class Seen:
     method: str
@@ -26,15 +34,16 @@ class Seen:
 
 @dataclass
 class FakeApi:
-    answers: dict[tuple[str, str], list[tuple[int, bytes, str]]] = field(default_factory=dict)
+    answers: dict[tuple[str, str], list[tuple[int, bytes | Held, str]]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
+    go: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, method: str, path: str, *bodies: Any, status: int = 200) -> None:
         """These in turn, then the last one for ever. Bytes are a stream of events."""
         self.answers[method, path] = [
             (status, body, STREAM)
-            if isinstance(body, bytes)
+            if isinstance(body, bytes | Held)
             else (status, json.dumps(body).encode(), "application/json")
             for body in bodies
         ]
@@ -64,9 +73,19 @@ class FakeApi:
                     kept.pop(0)
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(said)))
-                self.end_headers()
-                self.wfile.write(said)
+                if isinstance(said, Held):
+                    self.close_connection = True
+                    self.end_headers()
+                    self.wfile.write(said.first)
+                    api.go.wait(20)
+                    said = said.then
+                else:
+                    self.send_header("Content-Length", str(len(said)))
+                    self.end_headers()
+                try:
+                    self.wfile.write(said)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True  # who asked has left
 
             do_GET = do_POST = do_DELETE = handle_any
 
@@ -80,6 +99,7 @@ class FakeApi:
         return self
 
     def __exit__(self, *args: object) -> None:
+        self.go.set()
         self._server.shutdown()
         self._thread.join(10)
         self._server.server_close()

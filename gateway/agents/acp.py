@@ -252,7 +252,7 @@ class AcpDriver(Fold):
         if self.was_written(NEW) and text(params.get("sessionId")) != self.session_id:
             return []  # of a session that the agent keeps for itself
         update = fields(params.get("update"))
-        if update.get("sessionUpdate") in _PROGRESS:
+        if text(update.get("sessionUpdate")) in _PROGRESS:
             self._failures = 0
         match update.get("sessionUpdate"):
             case "agent_message_chunk":

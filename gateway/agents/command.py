@@ -158,8 +158,9 @@ class CommandDriver(Fold):
             self.write(f"{SAY}{input_id}", _as_lines(content))
 
     def on_cancel(self) -> None:
-        for key in [write.key for write in self.to_write() if write.key.startswith(SAY)]:
-            self.unwrite(key)
+        """There is no word for it: what was not written yet is not written any more."""
+        for write in self.to_write():
+            self.unwrite(write.key)
 
     @property
     def evidence(self) -> Evidence:

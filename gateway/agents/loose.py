@@ -64,9 +64,9 @@ def whole(value: Any) -> int | None:
     >>> whole(3), whole(True), whole(3.0), whole(10**30), whole("3")
     (3, None, 3, None, None)
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_WHOLE <= value <= MAX_WHOLE:
         return None
-    return int(value) if -MAX_WHOLE <= value <= MAX_WHOLE and value == int(value) else None
+    return int(value) if value == int(value) else None
 
 
 def number(value: Any) -> float | None:

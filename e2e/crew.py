@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from e2e.harness import (
     COOKIE,
     Api,
@@ -25,6 +27,7 @@ from e2e.harness import (
 from e2e.model_server import ModelServer
 
 AGENT_PROGRAMS = {"claude-code": "claude", "opencode": "opencode", "gemini": "gemini"}
+each_agent = pytest.mark.parametrize("agent", AGENT_PROGRAMS)
 
 
 @dataclass

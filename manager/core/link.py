@@ -132,7 +132,7 @@ class Link:
         self.generation = generation
         self.dialect = dialect
         self._attempts: dict[str, int] = {}  # base: which attempt a task's words are about
-        self._inputs: list[tuple[str, str]] = []  # heard as taken, not committed yet
+        self._inputs: list[tuple[tuple[str, int, int], str]] = []  # (task, attempt, record): heard, not settled yet
         self._gaps: dict[tuple[str, int], int] = {}
         self._retorts: list[FromManager] = []
         self._strays: dict[str, None] = {}
@@ -273,11 +273,13 @@ class Link:
             case TaskEvents(task_id=task_id, attempt=attempt, first=first, last=last, events=events):
                 if not 1 <= first <= last:
                     raise Malformed(f"task:events: records {first}..{last}")
-                return self._reported(task_id, attempt, now, span=(first, last), events=self._bodies(task_id, events))
+                bodies = self._bodies(task_id, attempt, last, events)
+                return self._reported(task_id, attempt, now, span=(first, last), events=bodies)
             case TaskEvent(task_id=task_id, attempt=attempt, seq=seq, event=event):
                 if attempt is not None and seq is not None:
                     span = _one(seq)
-                    return self._reported(task_id, attempt, now, span=span, events=self._bodies(task_id, (event,)))
+                    bodies = self._bodies(task_id, attempt, seq, (event,))
+                    return self._reported(task_id, attempt, now, span=span, events=bodies)
                 return self._reported(task_id, attempt, now, events=(_recast(event, now),))
             case TaskStarted(task_id=task_id, attempt=attempt, session_id=session_id):
                 return self._reported(task_id, attempt, now, cause=Cause.STARTED, agent_session_id=session_id or None)
@@ -290,7 +292,7 @@ class Link:
                     cause=cause,
                     reason=reason,
                     span=None if seq is None else _one(seq),
-                    events=self._bodies(task_id, events),
+                    events=self._bodies(task_id, attempt, seq, events),
                     result=result,
                 )
             case TaskFailed(task_id=task_id, attempt=attempt, seq=seq, events=events):
@@ -302,7 +304,7 @@ class Link:
                     reason=message.reason,
                     detail=_detail(message.error, message.details),
                     span=None if seq is None else _one(seq),
-                    events=self._bodies(task_id, events),
+                    events=self._bodies(task_id, attempt, seq, events),
                     result=message.result,
                 )
             case TaskAccepted(task_id=task_id, attempt=attempt):
@@ -330,7 +332,9 @@ class Link:
             self._strays[task_id] = None
             self._retorts.append(TaskAbort(task_id=task_id))
 
-    def _bodies(self, task_id: str, events: tuple[msgspec.Raw, ...]) -> tuple[bytes, ...]:
+    def _bodies(
+        self, task_id: str, attempt: int | None, last: int | None, events: tuple[msgspec.Raw, ...]
+    ) -> tuple[bytes, ...]:
         """The events as they came. Raises Malformed for one that readers could not read."""
         for event in events:
             try:
@@ -338,23 +342,25 @@ class Link:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise Malformed(f"an event of {task_id[:64]}: {error}") from error
             if shape.type == EventType.INPUT and shape.data is not None and "inputId" in shape.data:
-                self._taken_input(task_id, shape.data["inputId"])
+                if attempt is not None and last is not None:  # the base dialect has no names for inputs
+                    self._taken_input((task_id, attempt, last), shape.data["inputId"])
         return tuple(map(bytes, events))
 
-    def _taken_input(self, task_id: str, raw: msgspec.Raw) -> None:
+    def _taken_input(self, where: tuple[str, int, int], raw: msgspec.Raw) -> None:
         try:
-            self._inputs.append((task_id, _text.decode(raw)))
+            self._inputs.append((where, _text.decode(raw)))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Malformed(f"an input event of {task_id[:64]}: {error}") from error
+            raise Malformed(f"an input event of {where[0][:64]}: {error}") from error
 
     # --- what became of it ----------------------------------------------------------------------------
 
     def settle(self, changes: Iterable[Change], taken: Iterable[Became]) -> Settled:
         """`taken` answers `changes` one by one. Nothing of it may be said before the commit."""
         settled = Settled(say=[], acks={}, started=[], inputs=[], verdicts={})
-        settled.inputs, self._inputs = self._inputs, []
         for change, became in zip(changes, taken, strict=True):
             verdict = became.verdict
+            if self._inputs:
+                self._settle_inputs(settled, change, verdict)
             if verdict is Verdict.TAKEN:
                 assert became.record is not None
                 self._settle_taken(settled, change, became.record, became.heard)
@@ -367,6 +373,16 @@ class Link:
             elif verdict in (Verdict.STALE, Verdict.UNKNOWN):
                 self._settle_stale(settled, change, became.record)
         return settled
+
+    def _settle_inputs(self, settled: Settled, change: Change, verdict: Verdict) -> None:
+        """They stand in the order of the changes. What a stale report says of inputs is not believed either."""
+        if change.span is None or change.attempt is None:
+            return
+        where = (change.task_id, change.attempt, change.span[1])
+        while self._inputs and self._inputs[0][0] == where:
+            _, input_id = self._inputs.pop(0)
+            if verdict in (Verdict.TAKEN, Verdict.AGAIN):
+                settled.inputs.append((change.task_id, input_id))
 
     def _settle_taken(self, settled: Settled, change: Change, record: Record, heard: int) -> None:
         self._ack(settled, change, heard)

@@ -258,14 +258,39 @@ def test_when_the_attempt_is_right_it_is_the_connection_that_is_stale() -> None:
     assert settle(full(), span_change(), Verdict.STALE, 0, record()).is_fenced
 
 
+def input_taken(link: Link, seq: int, input_id: str) -> Change:
+    """What the link makes of a host that says: the agent has this input."""
+    event = msgspec.Raw(b'{"type":"input","timestamp":1,"data":{"inputId":"%b","state":"taken"}}' % input_id.encode())
+    change = link.hear(TaskEvents(task_id="t1", attempt=2, first=seq, last=seq, events=(event,)), NOW)
+    assert change is not None
+    return change
+
+
 def test_an_input_that_the_agent_took_is_told_once_and_with_the_commit() -> None:
     link = full()
-    event = msgspec.Raw(b'{"type":"input","timestamp":1,"data":{"inputId":"i1","state":"taken"}}')
-    change = link.hear(TaskEvents(task_id="t1", attempt=2, first=1, last=1, events=(event,)), NOW)
-    assert change is not None
+    change = input_taken(link, 1, "i1")
 
     assert settle(link, change, Verdict.TAKEN, 1, record()).inputs == [("t1", "i1")]
     assert settle(link, change, Verdict.AGAIN, 1, record()).inputs == []
+
+
+def test_an_input_is_not_told_with_the_commit_of_what_was_said_before_it() -> None:
+    link = full()
+    earlier = span_change(1, 1)
+    change = input_taken(link, 2, "i1")
+
+    assert settle(link, earlier, Verdict.TAKEN, 1, record()).inputs == []
+    assert settle(link, change, Verdict.TAKEN, 2, record()).inputs == [("t1", "i1")]
+
+
+def test_a_host_that_does_not_have_the_task_cannot_say_that_its_input_was_taken() -> None:
+    link = full()
+    foreign, own = input_taken(link, 1, "i1"), input_taken(link, 2, "i2")
+    elsewhere = Became(Verdict.STALE, 0, record(host_id="h2"))
+
+    settled = link.settle([foreign, own], [elsewhere, Became(Verdict.TAKEN, 2, record())])
+
+    assert settled.inputs == [("t1", "i2")]
 
 
 # --- full: reconciling at register ----------------------------------------------------------------------

@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from manager.errors import Forbidden, Invalid
 from manager.ports import Clock, Store
-from manager.routes.parameters import refuse_unknown_query
+from manager.routes.parameters import check_query
 from manager.routes.problems import Unauthorized, deny
 from shared_types.api import TokenKind
 
@@ -177,7 +177,8 @@ class AccessMiddleware(ASGIMiddleware):
         method = cast(dict[str, Any], scope).get("method")
         if scope["query_string"]:
             refuse_secrets_in_url(scope["query_string"])
-            refuse_unknown_query(scope)
+            if method != "OPTIONS":
+                check_query(scope)
         if method not in SAFE_METHODS:  # a WebSocket handshake has no method here
             refuse_foreign_origin(headers, self._origins)
         action = scope["route_handler"].opt.get("action")

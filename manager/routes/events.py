@@ -39,7 +39,8 @@ HEADERS: Final = [
 ]
 _log = structlog.get_logger("manager.streams")
 _encode: Final = msgspec.json.Encoder().encode
-_EVENT_ID: Final = re.compile(r"^(?:([A-Za-z0-9]{1,64})-)?([0-9]{1,16})$")
+_EVENT_ID_PATTERN: Final = "^(?:([A-Za-z0-9]{1,64})-)?([0-9]{1,15})$"
+_EVENT_ID: Final = re.compile(_EVENT_ID_PATTERN)
 
 After = Annotated[
     int | None, QueryParameter(ge=0, le=2**53 - 1, description="Only what comes behind this id. `Last-Event-ID` wins.")
@@ -49,7 +50,13 @@ Epoch = Annotated[
 ]
 Limit = Annotated[int, QueryParameter(ge=1, le=500, description="Of a page; a stream has no end.")]
 LastEventId = Annotated[
-    str | None, HeaderParameter(name="Last-Event-ID", max_length=100, description="Sent by browsers that come back.")
+    str | None,
+    HeaderParameter(
+        name="Last-Event-ID",
+        max_length=100,
+        description="Sent by browsers that come back.",
+        schema_extra={"pattern": f"^$|{_EVENT_ID_PATTERN}"},  # empty: as if it were not there
+    ),
 ]
 
 

@@ -3,7 +3,7 @@ for refusing what it does not take (a typo must not be silence).
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
@@ -57,6 +57,7 @@ def _schema(hint: Any, said: ParameterKwarg, default: Any) -> dict[str, Any]:
         kind = Annotated[kind, msgspec.Meta(**bounds)]
     schema, components = msgspec.json.schema_components([kind], ref_template="{name}")
     inlined = _inline(schema[0], components)
+    inlined |= said.schema_extra or {}
     if default is not inspect.Parameter.empty and default is not None:
         inlined["default"] = default
     return inlined
@@ -70,15 +71,35 @@ def _inline(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any
     return dict(schema)
 
 
-def refuse_unknown_query(scope: Scope) -> None:
-    """Raises BadBody UNKNOWN_PARAMETER."""
+def check_query(scope: Scope) -> None:
+    """Every name must be known, and stand once unless it is a list. Raises BadBody.
+
+    `null` for a number is refused too: leaving it out is how a parameter says nothing.
+    """
     handler = scope["route_handler"]
-    taken = handler.opt.get("query") or {one.name for one in parameters_of(handler.fn) if one.place == "query"}
-    for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
+    sockets: frozenset[str] | None = handler.opt.get("query")
+    taken = dict.fromkeys(sockets) if sockets is not None else _query_types(handler.fn)
+    seen: set[str] = set()
+    for name, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
         if name not in taken:
-            raise BadBody(
-                f"{name[:100]}: this path takes no such parameter.",
-                code="UNKNOWN_PARAMETER",
-                fields=(ProblemField(key=name[:100], message="there is no such parameter", source="query"),),
-                hint="It takes " + (", ".join(sorted(taken)) or "none") + ".",
-            )
+            raise _wrong(name, "UNKNOWN_PARAMETER", "there is no such parameter", taken)
+        if name in seen and taken[name] != "array":
+            raise _wrong(name, "INVALID_PARAMETER", "stands there more than once", taken)
+        if value == "null" and taken[name] == "integer":
+            raise _wrong(name, "INVALID_PARAMETER", "is not a number", taken)
+        seen.add(name)
+
+
+@cache
+def _query_types(fn: Callable[..., Any]) -> dict[str, str | None]:
+    return {one.name: one.schema.get("type") for one in parameters_of(fn) if one.place == "query"}
+
+
+def _wrong(name: str, code: str, what: str, taken: Mapping[str, object]) -> BadBody:
+    name = name[:100]
+    return BadBody(
+        f"{name}: {what}.",
+        code=code,
+        fields=(ProblemField(key=name, message=what, source="query"),),
+        hint=f"This path takes {', '.join(sorted(taken)) or 'no parameters'}.",
+    )

@@ -78,7 +78,12 @@ async def list_tasks(
     host: Annotated[str | None, QueryParameter(max_length=128, description="Id of the host it is or was on.")] = None,
     agent: Annotated[str | None, QueryParameter(max_length=64)] = None,
     session: Annotated[str | None, QueryParameter(max_length=128)] = None,
-    label: Annotated[str | None, QueryParameter(max_length=500, description="name=value in the metadata.")] = None,
+    label: Annotated[
+        str | None,
+        QueryParameter(
+            max_length=500, description="name=value in the metadata.", schema_extra={"pattern": "^[^=]+=[^=]*$"}
+        ),
+    ] = None,
     text: Annotated[str | None, QueryParameter(max_length=500, description="A part of the prompt.")] = None,
     cursor: Annotated[str | None, QueryParameter(max_length=500, description="`nextCursor` of a page.")] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,

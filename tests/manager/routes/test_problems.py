@@ -140,6 +140,17 @@ async def test_a_misspelt_parameter_is_refused(c: httpx.AsyncClient):
     assert "status" in problem["hint"]
 
 
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "after=null"])
+async def test_a_parameter_is_one_number_or_left_out(w: World, c: httpx.AsyncClient, query: str):
+    is_problem(await c.get(f"/api/events?{query}"), 400, "INVALID_PARAMETER")
+
+
+async def test_options_are_answered_for_every_path_with_any_query(c: httpx.AsyncClient):
+    answer = await c.options("/api/events?whatever=1")
+
+    assert (answer.status_code, answer.headers["allow"]) == (204, "GET, OPTIONS")
+
+
 async def test_an_unknown_path_is_not_found(c: httpx.AsyncClient):
     is_problem(await c.get("/api/nothing"), 404, "NO_SUCH_PATH")
 

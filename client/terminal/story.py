@@ -6,7 +6,7 @@ Everything that others wrote passes `harmless` here.
 """
 
 import json
-from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from client.terminal.columns import cut
@@ -16,7 +16,6 @@ from client.terminal.times import count, lasted
 from shared_types.api import EventRecord
 from shared_types.tasks import FINAL, Task, TaskState
 
-KEPT: Final = 128 * 1024  # of what was streamed, to compare with the whole; longer texts end `truncated` anyway
 TOOL_SIGN: Final = {"read": "→", "edit": "✎", "execute": "$", "search": "⌕", "fetch": "↓", "think": "✻"}
 CHANGE_SIGN: Final = {"create": "+", "delete": "-"}
 _TELLING: Final = ("command", "file_path", "filePath", "path", "pattern", "query", "url", "description", "prompt")
@@ -31,25 +30,25 @@ class Piece(NamedTuple):
     is_answer: bool = False
 
 
-@dataclass
 class _Speech:
-    """A message or a thought that is being streamed."""
+    """A message or a thought that is being streamed. Of what was shown it keeps the length and a digest, so a text
+    of any length can be compared with the whole that ends it.
+    """
 
-    shown: str = ""  # what was shown of it, up to KEPT
-    shown_chars: int = 0
-    waiting: str = ""  # came, and is not shown yet
+    def __init__(self) -> None:
+        self.shown_chars = 0
+        self.waiting = ""  # came, and is not shown yet
+        self._digest = blake2b()
 
     def show(self, text: str) -> str:
-        if self.shown_chars < KEPT:
-            self.shown += text[: KEPT - self.shown_chars]
+        self._digest.update(text.encode("utf-8", "surrogatepass"))
         self.shown_chars += len(text)
         return text
 
     def rest_of(self, whole: str) -> str | None:
         """What of the whole text was not shown; None when what was shown is not its beginning."""
-        if self.shown_chars > KEPT:
-            return None
-        return whole[len(self.shown) :] if whole.startswith(self.shown) else None
+        beginning = whole[: self.shown_chars].encode("utf-8", "surrogatepass")
+        return whole[self.shown_chars :] if blake2b(beginning).digest() == self._digest.digest() else None
 
 
 class Story:

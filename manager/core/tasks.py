@@ -351,7 +351,10 @@ def _told_to_stop(record: Record, change: Change, cause: Cause, limits: Limits) 
         fields["stop_reason"] = change.reason or default
         fields["detail"] = change.detail
     if record.disconnected_since is None:
-        fields["deadline_at"] = change.now + limits.settle + (0 if change.kill else limits.stop_grace)
+        until = change.now + limits.settle + (0 if change.kill else limits.stop_grace)
+        if cause is Cause.ABORT and record.status is TaskState.STOPPING and record.deadline_at is not None:
+            until = min(until, record.deadline_at)  # wishing it again and again must not keep the watchdog away
+        fields["deadline_at"] = until
     return fields
 
 

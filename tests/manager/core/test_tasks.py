@@ -154,6 +154,16 @@ def test_a_kill_waits_no_grace() -> None:
     assert story.statuses.count("stopping") == 1
 
 
+def test_an_abort_said_again_and_again_does_not_put_off_the_deadline() -> None:
+    story = Story().running().then(Cause.ABORT)
+    deadline = story.record.deadline_at
+    assert deadline is not None
+
+    assert story.then(Cause.ABORT, now=T0 + 5_000).record.deadline_at == deadline
+    killed = story.then(Cause.ABORT, now=T0 + 6_000, kill=True).record
+    assert killed.deadline_at == T0 + 6_000 + LIMITS.settle < deadline
+
+
 def test_an_agent_that_breaks_on_its_way_down_was_still_aborted() -> None:
     record = (
         Story().running().then(Cause.ABORT).says(Cause.FAILED, reason="killed_by_signal", detail="signal 15").record

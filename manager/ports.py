@@ -81,6 +81,10 @@ class Announcements(Protocol):
     Plain calls that never wait; losing one costs a delay and nothing else.
     """
 
+    def coming(self) -> None:
+        """A task is about to be stored: who gives out work may stand in line right behind it."""
+        ...
+
     def queued(self, task: Task) -> None: ...
 
     def claimed(self, claims: Sequence[Claim]) -> None: ...
@@ -187,7 +191,7 @@ class Store(Protocol):
     async def counts(self) -> dict[TaskState, int]: ...
 
     async def requirements(self) -> dict[int, Requirement]:
-        """Every queue key with queued tasks, by its number."""
+        """Every queue key with queued tasks, by its number; also one whose task is being added, if it is known."""
         ...
 
     async def position(self, task_id: str) -> int:

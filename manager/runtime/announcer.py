@@ -37,7 +37,8 @@ class FleetLine(Line):
         self.id = event.id
         self.task_id = event.task_id or ""
         self.own = False
-        self.size = LINE_OVERHEAD * (4 if event.host else 1)
+        # What a host says of itself may be long, and is kept as it is and in two forms beside.
+        self.size = LINE_OVERHEAD + (3 * len(_encode(event.host)) if event.host else 0)
         self._epoch = epoch
         self._sse = None
         self._frame = None
@@ -75,6 +76,10 @@ class Announcer:
         self.fleet = fleet
         self._bus = bus
         self._clock = clock
+
+    def coming(self) -> None:
+        """A task is about to be stored. Its claim then waits for the same commit."""
+        self._bus.publish("queue")
 
     def queued(self, task: Task) -> None:
         """A task was accepted and waits for a host."""

@@ -1,8 +1,8 @@
 """Gives queued tasks to hosts. One loop: wait until something changed, claim for all hosts at once, tell them.
 
 Whom to give what is decided by core/scheduling inside the store's transaction; this only carries. It is woken by
-`queue` (a task waits) and `fleet` (a host came, changed, or has a free slot), and looks by itself every second, since
-a wake-up may be lost and a host may have rested long enough.
+`queue` (a task waits, or is about to: then both share a commit) and `fleet` (a host came, changed, or has a free
+slot), and looks by itself every second, since a wake-up may be lost and a host may have rested long enough.
 
 Invariant: a task is claimed, committed, before its host hears of it; a host that cannot be told gives it back at once.
 """

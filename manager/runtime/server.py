@@ -5,6 +5,7 @@ then uvicorn closes what is left. Invariant: a peer that is dead or takes nothin
 TCP_USER_TIMEOUT, whatever the code above it does.
 """
 
+import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,7 +14,9 @@ from typing import Any, Final, cast
 import anyio
 import uvicorn
 from litestar.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from manager.runtime.corked import Corked
 from shared_types.events import MAX_INBOUND_BYTES
 
 USER_TIMEOUT_MS: Final = 20_000
@@ -48,6 +51,13 @@ class _Denials(logging.Filter):
         return "without completing handshake" not in record.getMessage()
 
 
+class _Http(HttpToolsProtocol):
+    """uvicorn's, writing once per turn of the loop; a WebSocket takes over the connection as it is."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
+
+
 class Server(uvicorn.Server):
     """uvicorn with our way of stopping. `run_until_stopped` is its life; `stop` ends it from inside."""
 
@@ -56,7 +66,7 @@ class Server(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             cast(Any, app),
-            http="httptools",
+            http=_Http,
             ws="websockets-sansio",
             ws_max_size=MAX_INBOUND_BYTES,
             ws_per_message_deflate=False,

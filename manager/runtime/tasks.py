@@ -92,6 +92,7 @@ class Tasks:
             idempotency_key=idempotency_key,
             digest="" if idempotency_key is None else sha256(_canonical(create)).hexdigest(),
         )
+        self._announcer.coming()
         task, is_new = await self._store.add(new, max_queued=self._max_queued)
         if is_new:
             self._announcer.queued(task)

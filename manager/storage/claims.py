@@ -12,7 +12,7 @@ import msgspec
 
 from manager.core import tasks
 from manager.core.lifecycle import Cause
-from manager.core.scheduling import Candidate, Offer, assign
+from manager.core.scheduling import Assignment, Candidate, Offer, assign
 from manager.core.tasks import Change, Verdict
 from manager.ports import Claim
 from manager.storage.ledger import Hot, Ledger
@@ -42,10 +42,7 @@ def claim(ledger: Ledger, offers: Sequence[Offer], accept_by: int, now: int) -> 
         for key in wanted
         for candidate in _heads(ledger, key, sum(max(0, o.slots - o.used) for o in counted if key in o.keys))
     ]
-    return [
-        _assign(ledger, chosen.task_id, chosen.host_id, chosen.generation, accept_by, now)
-        for chosen in assign(candidates, counted)
-    ]
+    return [_assign(ledger, chosen, accept_by, now) for chosen in assign(candidates, counted)]
 
 
 def _is_welcome(ledger: Ledger, offer: Offer, now: int) -> bool:
@@ -79,25 +76,25 @@ def _heads(ledger: Ledger, key: int, room: int) -> list[Candidate]:
     ]
 
 
-def _assign(ledger: Ledger, task_id: str, host_id: str, generation: int, accept_by: int, now: int) -> Claim:
-    hot = ledger.must_find(task_id)
-    host = ledger.hosts[host_id]
+def _assign(ledger: Ledger, chosen: Assignment, accept_by: int, now: int) -> Claim:
+    hot = ledger.must_find(chosen.task_id)
+    host = ledger.hosts[chosen.host_id]
     change = Change(
-        task_id=task_id,
+        task_id=chosen.task_id,
         now=now,
         cause=Cause.CLAIM,
-        host_id=host_id,
+        host_id=chosen.host_id,
         uid=os.urandom(10).hex(),
         accept_by=accept_by,
         accepted=host.protocol < 2,  # the base dialect has no word for it: told is started
     )
     applied = tasks.apply(hot.spec, hot.record, change, latest=hot.log.latest, limits=ledger.limits)
     assert applied.verdict is Verdict.TAKEN, f"{hot!r} stands at the head of a queue"
-    events = ledger.take(hot, applied, generation)
+    events = ledger.take(hot, applied, chosen.generation)
     if host.last_assigned_at != now:
         # In memory for now: it only breaks ties, and goes to disk with the host's next heartbeat.
         ledger.put_host(msgspec.structs.replace(host, last_assigned_at=now))
-    return Claim(spec=hot.spec, record=hot.record, host_id=host_id, generation=generation, events=events)
+    return Claim(spec=hot.spec, record=hot.record, host_id=host.host_id, generation=chosen.generation, events=events)
 
 
 def on_host(ledger: Ledger, host_id: str) -> list[Hot]:

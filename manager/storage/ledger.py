@@ -24,7 +24,7 @@ from manager.errors import NotFound
 from manager.ports import HostRow, NewTask, Token
 from manager.storage.generations import Generations
 from manager.storage.news import News
-from manager.storage.rows import LAST_ID, event_no, hosts_in, latest_event, one_line_each, public_events
+from manager.storage.rows import LAST_ID, event_no, hosts_in, latest_event, one_line_each, public_events, put_rows
 from shared_types.events import StoredEvent
 from shared_types.tasks import TaskState
 
@@ -146,12 +146,10 @@ class Ledger:
             return
         self._begin()
         db = self.db
-        if self._new_sessions:
-            db.executemany("INSERT INTO session (no, id) VALUES (?, ?)", self._new_sessions)
-            self._new_sessions = []
-        if self._new_tasks:
-            db.executemany("INSERT INTO task VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._new_tasks)
-            self._new_tasks = []
+        put_rows(db, "INSERT INTO session (no, id) VALUES", self._new_sessions)
+        put_rows(db, "INSERT INTO task VALUES", self._new_tasks)
+        self._new_sessions = []
+        self._new_tasks = []
         rows = [
             (
                 hot.no,
@@ -164,16 +162,14 @@ class Ledger:
             )
             for hot in self._changed.values()
         ]
-        db.executemany(_PUT_STANDING, rows)
+        put_rows(db, "INSERT INTO standing VALUES", rows, _ELSE_STANDING)
         # Rows of neighbours share pages, and most rows have an index or two.
         self.written_bytes += PAGE * (8 + len(rows) // 2)
         self._changed = {}
-        if self._attempts:
-            db.executemany(_PUT_ATTEMPT, self._attempts)
-            self._attempts = []
-        if self._events:
-            db.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?)", self._events)
-            self._events = []
+        put_rows(db, "INSERT INTO attempt VALUES", self._attempts, _ELSE_ATTEMPT)
+        put_rows(db, "INSERT INTO event VALUES", self._events)
+        self._attempts = []
+        self._events = []
 
     def commit(self) -> News | None:
         """None when nothing was changed."""
@@ -395,14 +391,13 @@ QUEUES: Final = (
     " (SELECT key_no, count(*) AS n FROM standing WHERE key_no IS NOT NULL GROUP BY key_no) s"
     " JOIN queue_key q ON q.no = s.key_no"
 )
-_PUT_STANDING: Final = (
-    "INSERT INTO standing VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_no) DO UPDATE SET status = excluded.status,"
+_ELSE_STANDING: Final = (
+    "ON CONFLICT (task_no) DO UPDATE SET status = excluded.status,"
     " key_no = excluded.key_no, host_id = excluded.host_id, deadline_at = excluded.deadline_at,"
     " record = excluded.record"
 )
-_PUT_ATTEMPT: Final = (
-    "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (task_no, attempt) DO UPDATE SET"
-    " ended_at = excluded.ended_at, outcome = excluded.outcome"
+_ELSE_ATTEMPT: Final = (
+    "ON CONFLICT (task_no, attempt) DO UPDATE SET ended_at = excluded.ended_at, outcome = excluded.outcome"
 )
 _GET_SESSION: Final = "SELECT no, first_kept FROM session WHERE id = ?"
 _GET_TASK: Final = (

@@ -4,7 +4,9 @@ The writer's thread sends the news of each commit before it answers whoever wait
 sees anything that is not durable, and always sees its own writes. Bounded; what is not here is read from the database.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from manager.core.scheduling import Requirement
@@ -18,6 +20,7 @@ from shared_types.tasks import TaskState
 TAIL_EVENTS: Final = 1_024
 TAIL_BYTES: Final = 512 * 1024
 MAX_BYTES: Final = 32 * 1024 * 1024
+MAX_NUMBERS: Final = 10_000
 
 
 class Tail:
@@ -62,10 +65,12 @@ class Recent:
 
     def __init__(self) -> None:
         self.counts: dict[TaskState, int] = {}
-        self.requirements: dict[int, Requirement] = {}
         self.hosts: dict[str, HostRow] = {}
         self.tokens: dict[str, Token] = {}  # all of them, by hash
         self.touched: dict[str, int] = {}  # token id -> when its use was last written down
+        self._queues: dict[int, Requirement] = {}
+        self._numbers: Generations[Requirement, int] = Generations(max_weight=MAX_NUMBERS)
+        self._expected: Counter[Requirement] = Counter()
         self._tasks: Generations[str, tuple[Spec, Record]] = Generations(max_weight=MAX_BYTES)
         self._tails: Generations[str, Tail] = Generations(max_weight=MAX_BYTES)
 
@@ -84,9 +89,29 @@ class Recent:
         if news.counts is not None:
             self.counts = news.counts
         if news.requirements is not None:
-            self.requirements = news.requirements
+            self._queues = news.requirements
+            for no, wish in news.requirements.items():
+                self._numbers.put(wish, no, 1)
+            self._numbers.age()
         self._tasks.age()
         self._tails.age()
+
+    def requirements(self) -> dict[int, Requirement]:
+        """The queues that hold tasks, or will in a moment."""
+        numbers = self._numbers
+        coming = {no: wish for wish in self._expected if (no := numbers.get(wish)) is not None}
+        return self._queues | coming if coming else self._queues
+
+    @contextmanager
+    def expecting(self, wish: Requirement) -> Iterator[None]:
+        """While a task is being added. Numbers of queues never change, so it can be offered for before it is there."""
+        self._expected[wish] += 1
+        try:
+            yield
+        finally:
+            self._expected[wish] -= 1
+            if not self._expected[wish]:
+                del self._expected[wish]
 
     def task(self, task_id: str) -> tuple[Spec, Record] | None:
         return self._tasks.get(task_id)

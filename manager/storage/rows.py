@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -53,6 +54,23 @@ def public_events(first_id: int, task_id: str, attempt: int, lines: Sequence[byt
         StoredEvent(id=id, task_id=task_id, attempt=attempt, body=msgspec.Raw(line))
         for id, line in enumerate(lines, first_id)
     ]
+
+
+_AT_ONCE: Final = (64, 16, 4, 1)
+
+
+def put_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any]], otherwise: str = "") -> None:
+    """Many rows with few statements. Each statement lets the interpreter go and has to get it back from a busy event
+    loop, which for one row at a time would take longer than all the rest.
+    """
+    start = 0
+    for count in _AT_ONCE:
+        while len(rows) - start >= count:
+            some = rows[start : start + count]
+            one = f"({', '.join('?' * len(some[0]))})"
+            values = list(chain.from_iterable(some))
+            db.execute(f"{insert} {', '.join([one] * count)} {otherwise}", values)
+            start += count
 
 
 HOST_COLUMNS: Final = (

@@ -117,7 +117,8 @@ class SqliteStore:
     # --- tasks ----------------------------------------------------------------------------------------
 
     async def add(self, new: NewTask, *, max_queued: int) -> tuple[Task, bool]:
-        return await self._writer.do(lambda ledger: operations.add(ledger, new, max_queued))
+        with self._recent.expecting(new.requirement):
+            return await self._writer.do(lambda ledger: operations.add(ledger, new, max_queued))
 
     async def task(self, task_id: str) -> Task:
         spec, record = await self._load(task_id)
@@ -139,13 +140,14 @@ class SqliteStore:
         return dict(self._recent.counts)
 
     async def requirements(self) -> dict[int, Requirement]:
-        return self._recent.requirements
+        return self._recent.requirements()
 
     async def position(self, task_id: str) -> int:
         return await self._read(lambda db: reading.position(db, task_id))
 
     async def claim(self, offers: Sequence[Offer], *, accept_by: int, now: int) -> list[Claim]:
-        if not any(offer.keys & self._recent.requirements.keys() for offer in offers):
+        wanted = self._recent.requirements().keys()
+        if not any(offer.keys & wanted for offer in offers):
             return []
         return await self._writer.do(lambda ledger: claims.claim(ledger, offers, accept_by, now))
 

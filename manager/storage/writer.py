@@ -2,7 +2,8 @@
 
 It takes whatever waits (a *group*), lets each operation change the ledger, commits once, and answers all of them with
 one call into the event loop. So the price of a durable commit is shared by everybody who waits for one, and no
-operation waits for a timer. It also does every checkpoint: small ones, when nothing waits.
+operation waits for a timer. What is asked for in one turn of the event loop is handed over together and committed
+together. It also does every checkpoint: small ones, when nothing waits.
 
 An operation decides before it writes: when it raises a FleetError it has changed nothing, and its neighbours go on.
 Any other exception rolls the group back, and each of its operations is then tried alone, so that one bad operation
@@ -73,7 +74,8 @@ class Writer(Generic[L]):
         self._ledger = ledger
         self._learn = learn
         self._loop = asyncio.get_running_loop()
-        self._inbox: SimpleQueue[_Operation[L] | None] = SimpleQueue()
+        self._asked: list[_Operation[L]] = []  # in this turn of the loop
+        self._inbox: SimpleQueue[list[_Operation[L]] | None] = SimpleQueue()
         self._closed = False
         self._ended = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="store-writer", daemon=True)
@@ -87,13 +89,21 @@ class Writer(Generic[L]):
         if self._closed:
             raise StoreUnavailable("the store is closed", code="CLOSED")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._inbox.put(_Operation(run, future))
+        if not self._asked:
+            self._loop.call_soon(self._hand_over)
+        self._asked.append(_Operation(run, future))
         return await future
+
+    def _hand_over(self) -> None:
+        if self._asked:
+            self._inbox.put(self._asked)
+            self._asked = []
 
     async def close(self) -> None:
         """Finish what waits, fold the log into the database, end the thread. Twice is harmless."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             self._inbox.put(None)
         await asyncio.shield(self._ended)
 
@@ -112,21 +122,18 @@ class Writer(Generic[L]):
 
     def _next_group(self) -> list[_Operation[L]] | None:
         """Waits until something is asked for; None when closed and nothing waits."""
-        first: _Operation[L] | None
+        group: list[_Operation[L]] | None
         try:
-            first = self._inbox.get(timeout=IDLE_S) if self._ledger.written_bytes else self._inbox.get()
+            group = self._inbox.get(timeout=IDLE_S) if self._ledger.written_bytes else self._inbox.get()
         except Empty:
             self._checkpoint()
-            first = self._inbox.get()
-        if first is None:
-            return None
-        group = [first]
-        for _ in range(min(self._inbox.qsize(), MAX_GROUP - 1)):
+            group = self._inbox.get()
+        while group is not None and len(group) < MAX_GROUP and not self._inbox.empty():
             following = self._inbox.get_nowait()
             if following is None:
                 self._inbox.put(None)  # nothing can come behind it: end with the next look
                 break
-            group.append(following)
+            group += following
         return group
 
     def _handle(self, group: list[_Operation[L]]) -> None:
@@ -185,12 +192,10 @@ class Writer(Generic[L]):
                 operation.future.set_result(operation.value)
 
     def _say_closed(self) -> None:
-        while True:
-            try:
-                operation = self._inbox.get_nowait()
-            except Empty:
-                break
-            if operation is not None and not operation.future.done():
-                operation.future.set_exception(StoreUnavailable("the store is closed", code="CLOSED"))
+        self._hand_over()
+        while not self._inbox.empty():
+            for operation in self._inbox.get_nowait() or ():
+                if not operation.future.done():
+                    operation.future.set_exception(StoreUnavailable("the store is closed", code="CLOSED"))
         if not self._ended.done():
             self._ended.set_result(None)

@@ -209,7 +209,7 @@ class Truth(RuleBasedStateMachine):
         assert {state: count for state, count in self.recent.counts.items() if count} == counted
         queued = dict(db.execute("SELECT key_no, count(*) FROM standing WHERE key_no IS NOT NULL GROUP BY key_no"))
         assert self.book.queued == queued
-        assert self.recent.requirements.keys() == queued.keys()
+        assert self.recent.requirements().keys() == queued.keys()
         assert self.recent.hosts == self.book.hosts
         self.check_logs()
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []

@@ -63,7 +63,8 @@ def database_path(settings: Settings) -> Path:
 
 def base_url(host: str, port: int) -> str:
     """How a program on this machine reaches us."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # named, not bound
+    name = everywhere.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}"
 
 

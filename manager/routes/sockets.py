@@ -19,13 +19,13 @@ from manager.errors import FleetError, Forbidden, Invalid, Refused
 from manager.routes.access import Action, authorize, principal_of
 from manager.routes.bodies import invalid
 from manager.routes.edge import trace_id
+from manager.routes.frames import fleet_frames, frame, host_frame, log_frames
 from manager.routes.problems import describe, request_id_of
 from manager.routes.services import Services, services
 from manager.routes.tasks import resolve
-from manager.runtime.announcer import FleetLine
 from manager.runtime.doors import REVOKED
 from manager.runtime.follower import Cursor, Place
-from manager.runtime.tail import EventLine, Line, Slab, Standing
+from manager.runtime.tail import Standing
 from shared_types.api import (
     MAX_BATCH_BYTES,
     MAX_BATCH_MESSAGES,
@@ -40,8 +40,6 @@ from shared_types.api import (
     Unsubscribe,
     UserMessage,
 )
-from shared_types.events import AgentEvent, EventType
-from shared_types.hosts import HostState, HostStatus
 
 MAX_FRAME_BYTES: Final = 256 * 1024
 MAX_SUBSCRIPTIONS: Final = 200
@@ -49,7 +47,6 @@ MAX_SUBSCRIPTIONS: Final = 200
 _log = structlog.get_logger("manager.ws")
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(FromClient).decode
-_body: Final = msgspec.json.Decoder(AgentEvent).decode
 
 
 class _Head(msgspec.Struct):
@@ -74,13 +71,6 @@ RULES: Final[Mapping[str, Action]] = {
 
 class NotAMessage(Exception):
     """A frame that is no JSON: the peer speaks something else."""
-
-
-def frame(type: str, payload: object, id: str | None = None) -> str:
-    message: dict[str, object] = {"type": type, "payload": payload}
-    if id is not None:
-        message["id"] = id
-    return _encode(message).decode()
 
 
 class ClientSocket:
@@ -387,7 +377,7 @@ class ClientSocket:
                     while True:
                         slab = await cursor.next(trust_tail=woken)
                         if slab.lines:
-                            await self._out.send(_frames(slab, text))
+                            await self._out.send(log_frames(slab, text))
                         for task_id in slab.own_tasks:
                             newer = await follower.standing(task_id)
                             if standing is None or newer.news != standing.news:
@@ -409,17 +399,17 @@ class ClientSocket:
         with scope:
             try:
                 async with self._services.bus.subscribe(cursor.topic, self._visit.topic) as wakeups:
-                    await self._out.send([_host_frame(host) for host in await self._services.hosts.statuses()])
+                    await self._out.send([host_frame(host) for host in await self._services.hosts.statuses()])
                     while True:
                         if cursor.is_lost:
                             cursor.after = log.ring.last
                             payload = {"fleet": True, "after": cursor.after, "epoch": log.epoch, "verdict": "gap"}
                             await self._say(frame("subscribed", payload))
                             hosts = await self._services.hosts.statuses()
-                            await self._out.send([_host_frame(host) for host in hosts])
+                            await self._out.send([host_frame(host) for host in hosts])
                         slab = cursor.next_nowait()
                         if slab.lines:
-                            await self._out.send(_fleet_frames(slab))
+                            await self._out.send(fleet_frames(slab))
                         if not slab.is_full:
                             await wakeups.wait(math.inf)
             except FleetError as error:
@@ -464,57 +454,6 @@ def _device(metadata: dict[str, Any] | None) -> str:
 
 def _stream_payload(kind: str, id: str) -> dict[str, object]:
     return {"fleet": True} if kind == "fleet" else {f"{kind}Id": id}
-
-
-def _host_frame(host: HostStatus) -> str:
-    return frame("host:offline" if host.status is HostState.OFFLINE else "host:online", host)
-
-
-def _fleet_frames(slab: Slab) -> list[str]:
-    frames = []
-    for line in slab.lines:
-        frames.append(line.frame)
-        event = cast(FleetLine, line).event
-        if event.host is not None:
-            frames.append(_host_frame(event.host))
-    return frames
-
-
-def _frames(slab: Slab, text: bool) -> list[str]:
-    if not text:
-        return [line.frame for line in slab.lines]
-    frames = []
-    for line in slab.lines:
-        frames.append(line.frame)
-        if plain := plain_text(line):
-            frames.append(plain)
-    return frames
-
-
-def plain_text(line: Line) -> str | None:
-    """The plain-text view of an event, for those who only show words.
-
-    `agent:stream` while a message grows, `agent:response` when it is complete, `agent:status` for the rest of what a
-    person would want to read.
-    """
-    stored = cast(EventLine, line).event
-    try:
-        event = _body(stored.body)
-    except (msgspec.MsgspecError, RecursionError):
-        return None  # a foreign gateway's event of another shape: it goes out as it came, in the `event` frame
-    payload: dict[str, object] = {"taskId": line.task_id, "id": line.id}
-    match event.type:
-        case EventType.MESSAGE if (event.data or {}).get("delta"):
-            return frame("agent:stream", payload | {"content": event.content or ""})
-        case EventType.MESSAGE:
-            return frame("agent:response", payload | {"content": event.content or ""})
-        case EventType.STATUS:
-            data = event.data or {}
-            return frame("agent:status", payload | {"status": data.get("status"), "content": event.content or ""})
-        case EventType.ERROR:
-            return frame("agent:status", payload | {"status": "error", "content": event.content or ""})
-        case _:
-            return None
 
 
 @websocket("/ws", action=Action.TASK_READ)

@@ -49,6 +49,7 @@ from shared_types.tasks import PermissionMode, Reason, TaskRequest, TaskState
 
 BASE: Final = 1
 FULL: Final = PROTOCOL
+MAX_NAME: Final = 128  # characters of a task id
 MAX_DETAIL: Final = 2_000  # characters of what a host tells us about a failure
 
 _encode = msgspec.json.Encoder().encode
@@ -328,6 +329,8 @@ class Link:
 
     def _stray(self, task_id: str) -> None:
         """A base host speaks of a task that is not (or no longer) its own: it is to stop it, said once."""
+        if len(task_id) > MAX_NAME:
+            return  # no name of ours, and nothing to remember
         if task_id not in self._strays and len(self._strays) < 10_000:
             self._strays[task_id] = None
             self._retorts.append(TaskAbort(task_id=task_id))
@@ -341,9 +344,10 @@ class Link:
                 shape = _shape.decode(event)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise Malformed(f"an event of {task_id[:64]}: {error}") from error
+            if attempt is None or last is None:
+                continue  # the base dialect has no names for inputs
             if shape.type == EventType.INPUT and shape.data is not None and "inputId" in shape.data:
-                if attempt is not None and last is not None:  # the base dialect has no names for inputs
-                    self._taken_input((task_id, attempt, last), shape.data["inputId"])
+                self._taken_input((task_id, attempt, last), shape.data["inputId"])
         return tuple(map(bytes, events))
 
     def _taken_input(self, where: tuple[str, int, int], raw: msgspec.Raw) -> None:

@@ -151,9 +151,10 @@ class Fleet:
     def heard_unknown(self, host_id: str, kind: str) -> None:
         """A type of message that we do not know: counted, logged once, skipped."""
         self.counters["unknown_type"] += 1
+        kind = kind[:100]  # a host may say anything
         if kind not in self._unknown_types and len(self._unknown_types) < 1_000:
             self._unknown_types.add(kind)
-            log.warning("a host says something we do not know", host=host_id, type=kind[:100])
+            log.warning("a host says something we do not know", host=host_id, type=kind)
 
     async def announce(self, host_id: str, kind: str) -> None:
         self._announcer.host(await self.status(host_id), kind)

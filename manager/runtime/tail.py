@@ -133,6 +133,7 @@ class Ring:
             if lines and lines[0].id != self.last + 1:
                 self.lines.clear()
                 self.bytes = 0
+                self._task_ids = set()
         if not lines:
             return
         self.lines.extend(lines)
@@ -148,6 +149,7 @@ class Ring:
             count = max(1, len(self.lines) // 4)
             self.bytes -= sum([line.size for line in self.lines[:count]])
             del self.lines[:count]
+        self._task_ids = {line.task_id for line in self.lines}
 
     def after(self, id: int, task_id: str | None = None) -> Slab | None:
         """The next lines behind `id`, of one task or of all. None when they are not all here."""

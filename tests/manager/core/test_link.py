@@ -472,6 +472,13 @@ def test_a_base_host_that_speaks_of_a_task_that_is_not_its_own_is_told_once_to_s
     assert said == [TaskAbort(task_id="t9")]
 
 
+def test_names_that_are_far_too_long_are_not_remembered() -> None:
+    link = base()
+
+    assert link.hear(TaskEvent(task_id="t" * 1_000_000, event=EVENT), NOW) is None
+    assert link.retorts() == []
+
+
 def test_a_base_host_that_comes_back_may_go_on_with_what_it_had() -> None:
     stopping = record("t2", TaskState.STOPPING, stop_requested_at=3)
     running = record("t1", started_at=3, disconnected_since=4)

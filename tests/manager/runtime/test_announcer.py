@@ -4,7 +4,7 @@ import msgspec
 
 from manager.core.tasks import Record, Verdict
 from manager.ports import Taken
-from manager.runtime.announcer import Announcer, FleetLog
+from manager.runtime.announcer import FLEET_BYTES, Announcer, FleetLog
 from manager.runtime.clock import SystemClock
 from manager.runtime.tail import Tail
 from shared_types.events import StoredEvent
@@ -139,3 +139,15 @@ def test_how_a_task_stands_is_known_without_asking_the_store():
     known = a.tail.standings.newest("t")
     assert known is not None
     assert (known.task.status, known.task.host_id, known.task.rv, known.task.prompt) == (TaskState.RUNNING, "h", 5, "p")
+
+
+def test_hosts_that_say_much_of_themselves_do_not_fill_the_memory():
+    a, _ = announcer()
+    talker = msgspec.structs.replace(host(), labels={"about": "x" * 500_000})
+
+    for _ in range(200):
+        a.host(talker)
+
+    kept = sum(len(line.flat) for line in a.fleet.ring.lines)
+    assert kept <= FLEET_BYTES
+    assert a.fleet.ring.last == 200

@@ -110,6 +110,14 @@ def test_a_ring_is_bounded_and_never_gives_a_hole(pushes: list[tuple[int, int]],
         assert [line.id for line in slab.lines] == list(range(after + 1, slab.last + 1))
 
 
+def test_a_ring_remembers_no_task_whose_lines_it_let_go():
+    ring = Ring(1_000_000, max_lines=10)
+    for id in range(1, 1_001):
+        ring.push(lines(id, task_id=f"t{id}"))
+
+    assert len(ring._task_ids) <= 11
+
+
 def test_the_tail_lets_the_session_go_that_was_not_written_to_for_longest():
     tail = Tail(max_bytes=10_000)
     for name in ("a", "b", "a", "c"):

@@ -14,7 +14,7 @@ import msgspec
 
 from client.terminal.columns import GAP, Column, Row, table
 from client.terminal.escapes import harmless
-from client.terminal.story import Piece
+from client.terminal.story import SPACE, Piece
 from client.terminal.styles import styled
 
 
@@ -81,9 +81,16 @@ class Console:
 
     # --- both
 
+    @property
+    def is_one_terminal(self) -> bool:
+        """Results and talk are read in one place."""
+        return self.out_is_terminal and self.err_is_terminal
+
     def tell(self, pieces: Iterable[Piece], *, all_out: bool = False) -> None:
         """A story: the answer on stdout, how it got there on stderr; or all of it on stdout."""
         for piece in pieces:
+            if piece is SPACE and not (all_out or self.is_one_terminal):
+                continue
             if piece.is_answer or all_out:
                 self._write(self._out, piece.text, piece.style, self.out_colours)
             elif not self.quiet:

@@ -214,7 +214,7 @@ async def say_the_end(fleet: AsyncFleetgate, console: Console, live: Live) -> No
         live.story.has_answered = True
         console.put(harmless(task.result.output.rstrip("\n")))
     name = await host_name(fleet, task.host_id)
-    if live.story.has_answered:
+    if live.story.has_answered and console.is_one_terminal:
         console.say("")
     console.tell(closing(task, live.story.usage, name))
 

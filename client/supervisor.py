@@ -35,8 +35,9 @@ Say = Callable[[str], None]
 class ChildEnded(FleetgateError):
     """A program of ours ended and is not started again."""
 
-    def __init__(self, name: str, code: int, said: str) -> None:
-        super().__init__(f"the {name} ended with exit code {code}" + (f":\n{said}" if said else ""))
+    def __init__(self, name: str, code: int, said: str, log: Path | None) -> None:
+        hint = f"Its log is {log}" if log is not None else None
+        super().__init__(f"the {name} ended with exit code {code}" + (f":\n{said}" if said else ""), hint=hint)
         self.code = code
         self.exit_code = code if code in DO_NOT_RESTART else 1  # type: ignore[misc]  # each end has its own
 
@@ -74,6 +75,7 @@ class Child:
         self._signals = 0
         # A cancellation from further out reaches all programs at once: only our owner says when it is our turn.
         self._scope = anyio.CancelScope(shield=True)
+        self._log_began = 0  # where in the log this life begins
         self._was_ready = anyio.Event()
 
     def __repr__(self) -> str:
@@ -102,7 +104,7 @@ class Child:
             began = anyio.current_time()
             was_ready, code = await self._once()
             if code in DO_NOT_RESTART or not (was_ready or self.ready):
-                raise ChildEnded(self.program.name, code, self._last_words())
+                raise ChildEnded(self.program.name, code, self._last_words(), self.program.log)
             crashes = 1 if anyio.current_time() - began >= STABLE_S else crashes + 1
             delay_s = restart_delay(crashes)
             self._say(f"the {self.program.name} ended with exit code {code}; starting it again in {delay_s:g} s")
@@ -145,6 +147,7 @@ class Child:
             self.program.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             shorten(self.program.log)
             log = os.open(self.program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._log_began = os.fstat(log).st_size
         try:
             return await anyio.open_process(
                 [*tether, *argv],
@@ -189,7 +192,7 @@ class Child:
         if self.program.log is None or not self.program.log.exists():
             return ""
         with self.program.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            log.seek(max(self._log_began, log.seek(0, os.SEEK_END) - 4096))
             said = log.read().decode("utf-8", "replace").strip().splitlines()
         return "\n".join(said[-8:])
 

@@ -93,10 +93,10 @@ async def token_ls(desk: Desk, everything: bool) -> None:
     columns = [
         Column("ID"),
         Column("NAME", shrinks=True),
-        Column("KIND"),
-        Column("HOST", shrinks=True),
-        Column("CREATED", right=True),
-        Column("USED", right=True),
+        Column("KIND", leaves=3),
+        Column("HOST", shrinks=True, leaves=1),
+        Column("CREATED", right=True, leaves=4),
+        Column("USED", right=True, leaves=2),
         Column("STATE"),
     ]
     console.table(columns, rows)

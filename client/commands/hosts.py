@@ -60,9 +60,9 @@ def show_hosts(desk: Desk, hosts: "list[HostStatus]") -> None:
         Column("HOST", shrinks=True),
         Column("STATUS"),
         Column("SLOTS", right=True),
-        Column("DISK", right=True),
-        Column("SEEN", right=True),
-        Column("LABELS", shrinks=True),
+        Column("DISK", right=True, leaves=4),
+        Column("SEEN", right=True, leaves=3),
+        Column("LABELS", shrinks=True, leaves=2),
         Column("AGENTS", shrinks=True),
     ]
     desk.console.table(columns, rows)

@@ -100,10 +100,10 @@ def _show_list(desk: Desk, tasks: "list[Task]", hosts: dict[str, str], now: int)
     columns = [
         Column("ID"),
         Column("STATUS"),
-        Column("AGENT"),
-        Column("HOST", shrinks=True),
-        Column("CREATED", right=True),
-        Column("TOOK", right=True),
+        Column("AGENT", leaves=1),
+        Column("HOST", shrinks=True, leaves=2),
+        Column("CREATED", right=True, leaves=3),
+        Column("TOOK", right=True, leaves=4),
         Column("PROMPT", shrinks=True),
     ]
     rows: list[Row] = []

@@ -47,11 +47,14 @@ def pad(text: str, cells: int, *, right: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`shrinks`: gives up cells when the terminal is narrow; `right`: numbers."""
+    """`shrinks`: gives up cells when the terminal is narrow; `leaves`: goes away when that is not enough, the
+    highest number first; `right`: numbers.
+    """
 
     title: str
     shrinks: bool = False
     right: bool = False
+    leaves: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,10 @@ def table(columns: Sequence[Column], rows: Sequence[Row], cells: int | None) -> 
         max(width(column.title), *(width(row[at].text) for row in whole)) if whole else width(column.title)
         for at, column in enumerate(columns)
     ]
+    while cells is not None and (at := _leaving(columns, wants, cells)) is not None:
+        columns = [*columns[:at], *columns[at + 1 :]]
+        wants = [*wants[:at], *wants[at + 1 :]]
+        whole = [[*row[:at], *row[at + 1 :]] for row in whole]
     widths = wants if cells is None else _fit(columns, wants, cells)
     lines = [[Cell(column.title, "title") for column in columns], *whole]
     last = len(columns) - 1
@@ -89,16 +96,24 @@ def table(columns: Sequence[Column], rows: Sequence[Row], cells: int | None) -> 
     ]
 
 
+def _least(column: Column, wants: int) -> int:
+    """How narrow it may become."""
+    return min(wants, max(6, width(column.title))) if column.shrinks else wants
+
+
+def _leaving(columns: Sequence[Column], wants: Sequence[int], cells: int) -> int | None:
+    """The column to leave out next, when they do not fit even as narrow as they may be."""
+    least = sum(map(_least, columns, wants)) + len(GAP) * (len(columns) - 1)
+    rank, at = max((column.leaves, at) for at, column in enumerate(columns))
+    return at if least > cells and rank > 0 else None
+
+
 def _fit(columns: Sequence[Column], wants: Sequence[int], cells: int) -> list[int]:
-    """Take from the widest column that shrinks until it fits; no column below 6 cells or its title."""
+    """Take from the widest column that shrinks until it fits."""
     widths = list(wants)
     over = sum(widths) + len(GAP) * (len(widths) - 1) - cells
     while over > 0:
-        shrinkable = [
-            (widths[at], at)
-            for at, column in enumerate(columns)
-            if column.shrinks and widths[at] > max(6, width(column.title))
-        ]
+        shrinkable = [(widths[at], at) for at, column in enumerate(columns) if widths[at] > _least(column, widths[at])]
         if not shrinkable:
             break
         _, at = max(shrinkable)

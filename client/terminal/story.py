@@ -51,6 +51,9 @@ class _Speech:
         return whole[self.shown_chars :] if blake2b(beginning).digest() == self._digest.digest() else None
 
 
+SPACE: Final = Piece("\n")  # between the answer and the rest, where both are on one terminal
+
+
 class Story:
     """One task's events, told in order."""
 
@@ -152,7 +155,7 @@ class Story:
     def _space(self, kind: str) -> list[Piece]:
         is_turn = bool(self._last) and (self._last == "message") != (kind == "message")
         self._last = kind
-        return [Piece("\n")] if is_turn else []
+        return [SPACE] if is_turn else []
 
     @staticmethod
     def _piece(kind: str, text: str) -> Piece:

@@ -110,6 +110,13 @@ async def test_a_program_that_was_never_ready_is_not_started_again(program):
 
     assert str(error) == "the never-ready ended with exit code 9:\none reason\nthe last reason"
     assert error.exit_code == 1
+    assert error.hint is not None
+
+
+async def test_only_what_it_said_in_this_life_is_quoted(program, tmp_path: Path):
+    (tmp_path / "never-ready.log").write_text("an older trouble\n")
+
+    assert "older" not in str(await ended(program("never-ready")))
 
 
 async def test_a_program_that_says_do_not_restart_is_not(program):

@@ -28,6 +28,18 @@ def test_wide_characters_are_cut_by_their_cells():
     assert lines([["a1", "5", "漢字漢字漢字"]], 16) == ["ID  N  PROMPT", "a1  5  漢字漢字…"]
 
 
+def test_what_matters_least_leaves_first_when_shrinking_is_not_enough():
+    columns = [Column("ID"), Column("WHEN", leaves=1), Column("TOOK", leaves=2), Column("PROMPT", shrinks=True)]
+    row = ["0123456789", "yesterday", "1m 15s", "a prompt that is long"]
+
+    def titles(cells: int) -> list[str]:
+        return [cell.text.strip() for cell in table(columns, [row], cells)[0]]
+
+    assert titles(40) == ["ID", "WHEN", "TOOK", "PROMPT"]
+    assert titles(34) == ["ID", "WHEN", "PROMPT"]
+    assert titles(20) == ["ID", "PROMPT"]
+
+
 def test_an_empty_table_has_its_titles():
     assert lines([], 80) == ["ID  N  PROMPT"]
 

@@ -14,6 +14,7 @@ from e2e.model.script import Act, Call, Say, Turn
 
 Json: TypeAlias = dict[str, Any]
 MODEL = "scripted"
+STEERED = "The user sent a new message while you were working"  # how claude passes on input during a turn
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class Anthropic(Dialect):
     def turns(self, body: Json) -> list[Turn]:
         made = []
         for message in body.get("messages", []):
-            if message.get("role") == "system":
-                continue  # the agent's own words, which may quote the user's
             blocks = _blocks(message.get("content"))
+            if message.get("role") == "system" and STEERED not in _text(blocks):
+                continue  # the agent's own words, which may quote the user's
             is_model = message.get("role") == "assistant"
             calls = any(block.get("type") == "tool_use" for block in blocks)
             made.append(Turn("model" if is_model else "user", _text(blocks), is_model and calls))
@@ -250,6 +251,14 @@ class Gemini(Dialect):
             )
         return made
 
+    @staticmethod
+    def _event(answer: Json) -> bytes:
+        """As Google's servers do: U+2028 and its like are spelled out (gemini's reader takes them for line ends)."""
+        data = encode(answer)
+        for separator in ("\u2028", "\u2029"):
+            data = data.replace(separator.encode(), b"\\u%04x" % ord(separator))
+        return b"data: %b\n\n" % data
+
     def _answer(self, parts: list[Json], *, last: bool) -> Json:
         candidate: Json = {"content": {"role": "model", "parts": parts}, "index": 0}
         if last:
@@ -271,9 +280,9 @@ class Gemini(Dialect):
             if isinstance(act, Say):
                 for piece in act.pieces:
                     part = {"text": piece, "thought": True} if act.is_thought else {"text": piece}
-                    yield Frame(b"data: %b\n\n" % encode(self._answer([part], last=False)), act.delay_s)
+                    yield Frame(self._event(self._answer([part], last=False)), act.delay_s)
         calls = self._call_parts(acts, ids)
-        yield Frame(b"data: %b\n\n" % encode(self._answer(calls or [{"text": ""}], last=True)))
+        yield Frame(self._event(self._answer(calls or [{"text": ""}], last=True)))
 
     def error(self, status: int) -> Json:
         kinds = {

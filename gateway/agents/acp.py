@@ -182,6 +182,8 @@ class AcpDriver(Fold):
     # --- the end of a turn --------------------------------------------------------------------------
 
     def _on_turn_end(self, key: str, fault: Mapping[str, Any] | None, result: Mapping[str, Any]) -> list[AgentEvent]:
+        if fault is not None:
+            self._open = _Open()  # it broke off: what was said of it is no answer
         made = self._settle()
         self._over = True
         self._ended.add(key)

@@ -120,26 +120,23 @@ class CommandDriver(Fold):
         kind = text(said.get("type"))
         if kind not in SAYABLE:
             return [events.log(self.at, line)] if line.strip() else []
-        content, data = said.get("content"), clean(fields(said.get("data")))
-        content = text(content) if isinstance(content, str) else None
-        self._learn(kind, content or "", data)
-        data = _with_needed(kind, data)
-        return [AgentEvent(type=kind, timestamp=self.at, content=content, data=data or None)]
+        content, data = text(said.get("content")), _fitting(kind, clean(fields(said.get("data"))))
+        self._learn(kind, content, data)
+        return [AgentEvent(type=kind, timestamp=self.at, content=None if kind in _WORDLESS else content, data=data)]
 
     def _learn(self, kind: str, content: str, data: dict[str, Any]) -> None:
         if kind == EventType.MESSAGE:
-            if data.get("delta") is True:
+            if data["delta"]:
                 self._text.add(content)
             else:
                 self._text.take()
                 self.answer = content
-        elif kind == EventType.FILE_CHANGE and isinstance(data.get("path"), str):
+        elif kind == EventType.FILE_CHANGE:
             self.files.add(data["path"])
         elif kind == EventType.USAGE:
             self.usage = data
-        elif kind == EventType.ERROR and data.get("fatal") is True:
-            self.end, self.error = End.ERROR, content
-            self.reason = text(data.get("code")) or Reason.AGENT_ERROR
+        elif kind == EventType.ERROR and data["fatal"]:
+            self.end, self.reason, self.error = End.ERROR, data["code"], content
 
     def on_written(self, key: str, data: bytes) -> list[AgentEvent]:
         if not key.startswith(SAY):
@@ -172,7 +169,7 @@ def _as_lines(content: str) -> bytes:
     return data if data.endswith(b"\n") else data + b"\n"
 
 
-# Fields that readers of these events rely on, with what stands for them when a program leaves them out.
+# Fields that readers rely on, with what stands for them when a program leaves them out or gets their type wrong.
 _NEEDED: Final[Mapping[str, Mapping[str, Any]]] = {
     EventType.LOG: {"level": "info", "source": "agent"},
     EventType.THINKING: {"delta": False},
@@ -184,18 +181,39 @@ _NEEDED: Final[Mapping[str, Mapping[str, Any]]] = {
     EventType.ERROR: {"code": Reason.AGENT_ERROR.value, "retryable": False, "fatal": False},
     EventType.QUESTION: {"id": "", "choices": []},
 }
+_OPTIONAL: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "exitCode": int,
+    "diff": str,
+    "cachedTokens": int,
+    "costUsd": (int, float),
+    "model": str,
+}
+_WORDS: Final[Mapping[tuple[str, str], frozenset[str]]] = {
+    (EventType.LOG, "level"): frozenset({"debug", "info", "warning", "error"}),
+    (EventType.TOOL_CALL, "kind"): frozenset({"read", "edit", "execute", "search", "fetch", "think", "other"}),
+    (EventType.FILE_CHANGE, "op"): frozenset({"create", "update", "delete"}),
+}
+_WORDLESS: Final = frozenset({EventType.TOOL_CALL, EventType.FILE_CHANGE, EventType.USAGE})
 
 
-def _with_needed(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Defaults also stand for values of a wrong type."""
+def _fitting(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with what readers rely on; what only this program knows is kept."""
     needed = _NEEDED.get(kind, {})
-    kept = {name: value for name, value in data.items() if name not in needed or _fits(needed[name], value)}
-    return {**needed, **kept}
+    fitted = {name: value for name, value in data.items() if _fits(kind, name, value, needed.get(name, _OPTIONAL))}
+    if isinstance(fitted.get("title"), str):
+        fitted["title"] = events.one_line(fitted["title"])
+    return {**needed, **fitted}
 
 
-def _fits(default: Any, value: Any) -> bool:
+def _fits(kind: str, name: str, value: Any, default: Any) -> bool:
     if default is None:
         return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    return isinstance(value, type(default))
+    if default is not _OPTIONAL:
+        wanted: type | tuple[type, ...] = type(default)
+    elif name in _OPTIONAL:
+        wanted = _OPTIONAL[name]
+    else:
+        return True
+    is_right = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+    words = _WORDS.get((kind, name))
+    return is_right and (words is None or value in words)

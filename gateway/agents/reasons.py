@@ -59,7 +59,8 @@ _NAMES: Final = {
 }
 _WORLD: Final = re.compile(
     r"ECONNRE|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|socket|connection (error|refused|reset|closed)|fetch failed"
-    r"|unable to connect|overloaded|internal (server )?error|server had an error|stream (ended|closed)|premature",
+    r"|unable to connect|overloaded|internal (server )?error|server had an error"
+    r"|stream (ended|closed)|premature|incomplete json",
     re.IGNORECASE,
 )
 _SPELLED_STATUS: Final = re.compile(r"(?:status|code|error|http)\D{0,12}\b([45]\d\d)\b", re.IGNORECASE)

@@ -1,0 +1,417 @@
+"""The Agent Client Protocol where the recordings do not go, and how opencode and gemini are started."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.agents.base import End
+from gateway.agents.catalogue import KINDS
+from shared_types.tasks import PermissionMode, Reason
+from tests.gateway.agents.talk import Talk, spec
+
+AGENTS = ["opencode", "gemini"]
+each_agent = pytest.mark.parametrize("agent", AGENTS)
+
+
+def answer(key: str, **said: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": key, **said}
+
+
+def update(**said: Any) -> dict[str, Any]:
+    return {"method": "session/update", "params": {"sessionId": "s1", "update": said}}
+
+
+def chunk(words: str, kind: str = "agent_message_chunk", **more: Any) -> dict[str, Any]:
+    return update(sessionUpdate=kind, content={"type": "text", "text": words}, **more)
+
+
+def ask(*kinds: str, **call: Any) -> dict[str, Any]:
+    options = [{"optionId": f"o-{kind}", "kind": kind} for kind in kinds]
+    tool = {"toolCallId": "c1", "title": "tool", "kind": "execute", **call}
+    return {"id": 7, "method": "session/request_permission", "params": {"toolCall": tool, "options": options}}
+
+
+def prompted(agent: str, mode: PermissionMode = PermissionMode.DEFAULT, **more: Any) -> Talk:
+    """A session whose prompt was written."""
+    talk = Talk(agent, mode, **more)
+    while "prompt" not in talk.written:
+        for said in talk.write():
+            if said["id"] != "prompt":
+                talk.say(answer(said["id"], result={"protocolVersion": 1, "sessionId": "s1"}))
+    return talk
+
+
+# --- the conversation -------------------------------------------------------------------------------
+
+
+@each_agent
+def test_it_begins_step_by_step_and_each_step_waits_for_the_one_before(agent: str) -> None:
+    talk = Talk(agent)
+
+    assert [said["method"] for said in talk.write()] == ["initialize"]
+    assert talk.write() == []
+    talk.say(answer("initialize", result={"protocolVersion": 1}))
+    assert [said["method"] for said in talk.write()] == ["session/new"]
+    talk.say(answer("new", result={"sessionId": "s1"}))
+    talk = prompted(agent)
+
+    assert talk.written["prompt"]["params"] == {
+        "sessionId": "s1",
+        "prompt": [{"type": "text", "text": "the prompt"}],
+    }
+
+
+@each_agent
+def test_another_protocol_is_an_error_and_nothing_more_is_written(agent: str) -> None:
+    talk = Talk(agent)
+    talk.write()
+
+    talk.say(answer("initialize", result={"protocolVersion": 99}))
+
+    assert talk.driver.evidence.reason == Reason.PROTOCOL_ERROR
+    assert talk.driver.is_done
+    assert talk.driver.to_write() == []
+
+
+@each_agent
+def test_a_session_that_needs_a_login_says_so(agent: str) -> None:
+    talk = Talk(agent)
+    talk.write()
+    talk.say(answer("initialize", result={"protocolVersion": 1}))
+    talk.write()
+
+    talk.say(answer("new", error={"code": -32000, "message": "Authentication required"}))
+
+    assert (talk.driver.evidence.end, talk.driver.evidence.reason) == (End.ERROR, Reason.PROVIDER_AUTH)
+    assert talk.driver.is_done
+
+
+def test_a_model_that_opencode_does_not_know_ends_it_before_the_prompt() -> None:
+    talk = Talk("opencode", model="nope/nothing")
+    talk.write()
+    talk.say(answer("initialize", result={"protocolVersion": 1}))
+    talk.write()
+    talk.say(answer("new", result={"sessionId": "s1"}))
+
+    (configure,) = talk.write()
+    assert configure["params"] == {"sessionId": "s1", "configId": "model", "value": "nope/nothing"}
+    talk.say(answer("setup:1", error={"code": -32602, "message": "unknown model nope/nothing"}))
+
+    assert talk.driver.evidence.error == "unknown model nope/nothing"
+    assert "prompt" not in talk.written
+    assert talk.driver.is_done
+
+
+@each_agent
+def test_a_message_ends_when_something_else_begins(agent: str) -> None:
+    talk = prompted(agent)
+
+    told = talk.say(
+        chunk("a"),
+        chunk("b"),
+        chunk("hm", "agent_thought_chunk"),
+        chunk("c"),
+        answer("prompt", result={"stopReason": "end_turn"}),
+    )
+
+    finals = [(event.type, event.content) for event in told if event.data and event.data.get("delta") is False]
+    assert finals == [("message", "ab"), ("thinking", "hm"), ("message", "c")]
+    assert talk.driver.evidence.answer == "c"
+
+
+@each_agent
+def test_two_messages_in_a_row_are_told_apart_by_their_names(agent: str) -> None:
+    talk = prompted(agent)
+
+    told = talk.say(chunk("one", messageId="m1"), chunk("two", messageId="m2"))
+
+    assert [event.content for event in told if event.data and not event.data["delta"]] == ["one"]
+
+
+@each_agent
+def test_another_session_of_the_agents_own_is_not_ours(agent: str) -> None:
+    talk = prompted(agent)
+    other = {"sessionId": "s2", "update": {"sessionUpdate": "agent_message_chunk", "content": {"text": "x"}}}
+
+    assert talk.say({"method": "session/update", "params": other}) == []
+
+
+@pytest.mark.parametrize(
+    ("stop", "end", "reason"),
+    [
+        ("end_turn", End.OK, None),
+        ("cancelled", End.CANCELLED, None),
+        ("refusal", End.ERROR, Reason.REFUSAL),
+        ("max_turn_requests", End.ERROR, Reason.MAX_TURNS),
+        ("max_tokens", End.ERROR, Reason.AGENT_ERROR),
+        (None, End.ERROR, Reason.AGENT_ERROR),
+    ],
+)
+@each_agent
+def test_how_a_turn_stopped_is_how_it_ended(agent: str, stop: str | None, end: End, reason: Reason | None) -> None:
+    talk = prompted(agent)
+
+    talk.say(answer("prompt", result={"stopReason": stop}))
+
+    assert (talk.driver.evidence.end, talk.driver.evidence.reason) == (end, reason)
+    assert talk.driver.is_done
+
+
+@each_agent
+def test_input_waits_for_the_end_of_the_turn_one_at_a_time(agent: str) -> None:
+    talk = prompted(agent)
+    assert talk.driver.say("i1", "first")
+    assert talk.driver.say("i2", "second")
+    assert talk.write() == []
+
+    talk.say(answer("prompt", result={"stopReason": "end_turn"}))
+    assert [said["id"] for said in talk.write()] == ["say:i1"]
+    assert not talk.driver.is_done
+    talk.say(answer("say:i1", result={"stopReason": "end_turn"}))
+    assert [said["params"]["prompt"][0]["text"] for said in talk.write()] == ["second"]
+    talk.say(answer("say:i2", result={"stopReason": "end_turn"}))
+
+    assert talk.driver.is_done
+
+
+@each_agent
+def test_an_answer_that_comes_before_the_journal_has_the_question_counts(agent: str) -> None:
+    talk = Talk(agent)
+
+    talk.say(answer("initialize", result={"protocolVersion": 1}))
+
+    assert [write.key for write in talk.driver.to_write()] == ["new"]
+
+
+@each_agent
+def test_an_answer_to_nothing_is_nothing(agent: str) -> None:
+    talk = Talk(agent)
+
+    assert talk.say(answer("say:i9", result={"stopReason": "end_turn"}), answer("prompt", error={})) == []
+    assert talk.driver.evidence.end is End.NONE
+
+
+@each_agent
+def test_cancelling_during_a_turn_is_a_word_and_waiting_input_is_dropped(agent: str) -> None:
+    talk = prompted(agent)
+    talk.driver.say("i1", "more")
+
+    talk.driver.cancel()
+
+    assert [said["method"] for said in talk.write()] == ["session/cancel"]
+    assert not talk.driver.is_done
+    talk.say(answer("prompt", result={"stopReason": "end_turn"}))
+    assert (talk.driver.evidence.end, talk.driver.is_done) == (End.CANCELLED, True)
+    assert talk.driver.to_write() == []
+
+
+@each_agent
+def test_cancelling_before_the_session_stands_stops_it_there(agent: str) -> None:
+    talk = Talk(agent)
+    talk.write()
+
+    talk.driver.cancel()
+    talk.say(answer("initialize", result={"protocolVersion": 1}))
+
+    assert talk.driver.is_done
+    assert "prompt" not in [write.key for write in talk.driver.to_write()]
+
+
+# --- asks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "offered", "chosen"),
+    [
+        (PermissionMode.BYPASS, ["allow_always", "allow_once", "reject_once"], "o-allow_once"),
+        (PermissionMode.BYPASS, ["allow_always"], "o-allow_always"),
+        (PermissionMode.DEFAULT, ["allow_once", "reject_always", "reject_once"], "o-reject_once"),
+        (PermissionMode.DEFAULT, ["allow_once"], None),
+        (PermissionMode.BYPASS, ["reject_once"], None),
+    ],
+)
+@each_agent
+def test_an_ask_is_answered_with_the_narrowest_option(
+    agent: str, mode: PermissionMode, offered: list[str], chosen: str | None
+) -> None:
+    talk = prompted(agent, mode)
+
+    told = talk.say(ask(*offered))
+
+    outcome = talk.write()[0]["result"]["outcome"]
+    assert outcome == ({"outcome": "selected", "optionId": chosen} if chosen else {"outcome": "cancelled"})
+    allowed = bool(chosen) and mode is PermissionMode.BYPASS
+    assert [e.data["decision"] for e in told if e.type == "approval" and e.data] == ["allow" if allowed else "deny"]
+    assert bool(talk.driver.evidence.denied) != allowed
+
+
+@each_agent
+def test_a_denied_call_has_one_call_and_one_result(agent: str) -> None:
+    talk = prompted(agent)
+
+    told = talk.say(ask("reject_once"), update(sessionUpdate="tool_call_update", toolCallId="c1", status="failed"))
+
+    assert [event.type for event in told] == ["tool_call", "approval", "tool_result"]
+
+
+@each_agent
+def test_what_we_did_not_offer_is_refused_with_an_error(agent: str) -> None:
+    talk = prompted(agent)
+
+    talk.say({"id": "x", "method": "fs/write_text_file", "params": {"path": "/etc/passwd"}})
+
+    assert talk.write() == [
+        {"jsonrpc": "2.0", "id": "x", "error": {"code": -32601, "message": "fs/write_text_file is not offered"}}
+    ]
+
+
+@each_agent
+def test_a_change_without_a_diff_is_still_a_change(agent: str) -> None:
+    talk = prompted(agent)
+    call = {"toolCallId": "c1", "kind": "edit", "title": "write", "rawInput": {"filePath": "a/b.txt", "content": "x\n"}}
+
+    told = talk.say(
+        update(sessionUpdate="tool_call", status="in_progress", **call),
+        update(sessionUpdate="tool_call_update", toolCallId="c1", status="completed"),
+    )
+
+    assert [event.data for event in told if event.type == "file_change"] == [{"path": "a/b.txt", "op": "update"}]
+
+
+# --- a model that fails -----------------------------------------------------------------------------
+
+
+def opencode_failure(words: str) -> str:
+    return f'timestamp=2026-01-01T00:00:00.000Z level=ERROR message="stream error" x=1 error.error={json.dumps(words)}'
+
+
+def gemini_failure(status: int) -> str:
+    told = json.dumps({"error": {"code": status, "message": "Slow down."}})
+    return f"[2026-01-01T00:00:00.000Z] [WARN] Attempt 1 failed with status {status}. Retrying... _ApiError: {told}"
+
+
+@pytest.mark.parametrize(
+    ("agent", "line"),
+    [("opencode", opencode_failure("AI_APICallError: Rate limit reached")), ("gemini", gemini_failure(429))],
+)
+def test_a_model_that_fails_again_and_again_ends_the_turn(agent: str, line: str) -> None:
+    talk = prompted(agent)
+
+    told = [event for _ in range(10) for event in talk.complain(line)]
+
+    assert [event.type for event in told][-1] == "error"
+    assert talk.driver.evidence.reason == Reason.RATE_LIMIT
+    assert [said["method"] for said in talk.write()] == ["session/cancel"]
+    talk.say(answer("prompt", result={"stopReason": "cancelled"}))
+    assert (talk.driver.evidence.end, talk.driver.is_done) == (End.ERROR, True)
+
+
+@pytest.mark.parametrize(("agent", "line"), [("opencode", opencode_failure("x")), ("gemini", gemini_failure(500))])
+def test_failures_with_progress_between_them_are_not_the_end(agent: str, line: str) -> None:
+    talk = prompted(agent)
+
+    told = [event for n in range(20) for event in [*talk.complain(line), *talk.say(chunk(f"{n} "))]]
+
+    assert "error" not in {event.type for event in told}
+    assert talk.driver.evidence.end is End.NONE
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"code": 429, "message": "busy"}, Reason.RATE_LIMIT),
+        ({"code": 500, "message": "oops"}, Reason.PROVIDER_ERROR),
+        ({"code": -32603, "message": "Internal error", "data": {"details": "invalid api key"}}, Reason.PROVIDER_AUTH),
+        (
+            {"code": -32603, "message": "Internal error", "data": {"errorName": "ContextOverflowError"}},
+            Reason.CONTEXT_OVERFLOW,
+        ),
+        ({}, Reason.AGENT_ERROR),
+        ("no object", Reason.AGENT_ERROR),
+    ],
+)
+@each_agent
+def test_an_error_instead_of_an_answer_has_its_reason(agent: str, fault: Any, reason: Reason) -> None:
+    talk = prompted(agent)
+
+    talk.say(answer("prompt", error=fault))
+
+    assert (talk.driver.evidence.end, talk.driver.evidence.reason) == (End.ERROR, reason)
+
+
+# --- starting ---------------------------------------------------------------------------------------
+
+
+def test_opencode_lays_what_a_mode_needs_over_the_owners_own_rules() -> None:
+    owned = {"OPENCODE_PERMISSION": '{"read":"deny","bash":"allow"}'}
+
+    asking = KINDS["opencode"].driver(spec(PermissionMode.ACCEPT_EDITS, host_env=owned)).launch().env
+    usual = KINDS["opencode"].driver(spec(PermissionMode.DEFAULT, host_env=owned)).launch().env
+
+    rules = json.loads(asking["OPENCODE_PERMISSION"])
+    assert (rules["read"], rules["bash"], "edit" in rules) == ("deny", "ask", False)
+    assert "OPENCODE_PERMISSION" not in usual  # the host's own stays
+
+
+def test_opencode_gets_a_repositorys_advice_beside_the_owners_own_instructions() -> None:
+    owned = {"OPENCODE_CONFIG_CONTENT": '{"model":"a/b","instructions":["mine.md"]}'}
+
+    launch = KINDS["opencode"].driver(spec(host_env=owned, instructions="Use tabs.")).launch()
+
+    config = json.loads(launch.env["OPENCODE_CONFIG_CONTENT"])
+    assert config == {"model": "a/b", "instructions": ["mine.md", "{private}/instructions.md"]}
+    assert launch.files["instructions.md"] == b"Use tabs."
+
+
+def test_opencode_plans_as_its_own_planner() -> None:
+    talk = prompted("opencode", PermissionMode.PLAN)
+
+    assert talk.written["setup:2"]["params"] == {"sessionId": "s1", "configId": "mode", "value": "plan"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "named"),
+    [
+        (PermissionMode.DEFAULT, "default"),
+        (PermissionMode.ACCEPT_EDITS, "auto_edit"),
+        (PermissionMode.PLAN, "plan"),
+        (PermissionMode.BYPASS, "yolo"),
+        (PermissionMode.DENY, "default"),
+    ],
+)
+def test_gemini_is_told_the_mode_and_trusts_nobody(mode: PermissionMode, named: str) -> None:
+    launch = KINDS["gemini"].driver(spec(mode, model=None)).launch()
+
+    assert launch.argv == ("/bin/agent", "--acp", "--skip-trust", "--approval-mode", named)
+    assert "GEMINI_CLI_TRUST_WORKSPACE" not in launch.env
+
+
+def test_what_gemini_says_before_its_log_begins_may_be_all_it_ever_says() -> None:
+    talk = Talk("gemini")
+
+    told = talk.complain("Unknown argument: frob")
+    told += talk.complain("[2026-01-01T00:00:00.000Z] [DEBUG] Hook registry initialized")
+    told += talk.complain("  at somewhere (file.js:1:1)")
+    talk.end(1)
+
+    assert [event.content for event in told] == ["Unknown argument: frob"]
+    assert talk.driver.evidence.error == "Unknown argument: frob"
+
+
+@pytest.mark.parametrize(
+    ("agent", "env", "files", "known"),
+    [
+        ("opencode", {}, [], None),
+        ("opencode", {}, [".local/share/opencode/auth.json"], True),
+        ("opencode", {"OPENAI_API_KEY": "k"}, [], True),
+        ("gemini", {}, [], False),
+        ("gemini", {}, [".gemini/settings.json"], None),
+        ("gemini", {}, [".gemini/oauth_creds.json"], True),
+        ("gemini", {"GEMINI_API_KEY": "k"}, [], True),
+    ],
+)
+def test_a_login_is_seen_missed_or_unknown(
+    agent: str, env: dict[str, str], files: list[str], known: bool | None
+) -> None:
+    assert KINDS[agent].logged_in(env, frozenset(files)) is known

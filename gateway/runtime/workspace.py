@@ -26,7 +26,7 @@ def working_directory(wanted: str, default: Path, roots: Sequence[Path]) -> Path
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         raise CannotRun(Reason.CWD_NOT_ALLOWED, f"{wanted} is not inside a directory that this host allows")
-    if not real.is_dir():
+    if not os.path.isdir(real):  # unlike a Path's own, it knows no error: too long a name is no directory either
         raise CannotRun(Reason.CWD_MISSING, f"{wanted} is not a directory on this host")
     if not os.access(real, os.R_OK | os.X_OK):
         raise CannotRun(Reason.CWD_MISSING, f"{wanted} cannot be entered by this gateway's user")

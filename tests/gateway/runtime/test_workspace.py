@@ -70,6 +70,11 @@ def test_a_directory_that_is_not_there_is_missing(root):
     assert refusal(root / "file", root) == "cwd_missing"
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000])
+def test_a_name_that_is_too_long_for_a_directory_is_missing(root, name):
+    assert refusal(root / name, root) == "cwd_missing"
+
+
 def test_the_first_instruction_file_is_read(root):
     (root / "B.md").write_text("be brief")
     (root / "C.md").write_text("be long")

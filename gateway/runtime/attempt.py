@@ -10,8 +10,8 @@ Nothing is remembered here: every question is put to the directory and to the op
 import fcntl
 import os
 import re
-import shutil
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import Final
@@ -86,13 +86,49 @@ def forget(home: Path, uid: str) -> None:
         time.sleep(0.005)
     path.rename(path.with_name(_GONE + uid))  # from here on it is not found any more, however far we get
     for gone in path.parent.glob(_GONE + "*"):
-        _delete(gone)
+        try:
+            _delete(gone)
+        except OSError as error:  # what cannot be deleted keeps nothing else from being deleted
+            _log.error("attempt.not_deleted", path=str(gone), error=str(error))
 
 
 def _delete(path: Path) -> None:
-    for folder, _, _ in os.walk(path):  # never through a link
-        os.chmod(folder, 0o700)  # an agent may have left directories that nobody may write to
-    shutil.rmtree(path)
+    """Never through a link, and however deep an agent has nested: each directory is brought to the top before it is
+    emptied, so neither a path nor our stack grows with it.
+    """
+    path.chmod(0o700)
+    top = _open(path)
+    try:
+        while folders := _without_files(top):
+            for name in folders:
+                folder = _open(name, top)
+                try:
+                    for inner in _without_files(folder):
+                        os.rename(inner, os.urandom(16).hex(), src_dir_fd=folder, dst_dir_fd=top)
+                finally:
+                    os.close(folder)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _without_files(folder: int) -> list[str]:
+    """Delete its files. What is left are directories, which we may write to now: an agent may have seen to it that
+    nobody could.
+    """
+    folders = []
+    for name in os.listdir(folder):
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.chmod(name, 0o700, dir_fd=folder)
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=folder)
+    return folders
+
+
+def _open(path: Path | str, folder: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
 def was_started(path: Path) -> bool:

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -104,6 +105,44 @@ def test_what_was_left_half_deleted_is_deleted_with_the_next(house: House):
     forget(house.home, "next")
 
     assert list((house.home / "attempts").iterdir()) == []
+
+
+def test_what_is_nested_deeper_than_a_path_may_be_long_is_deleted(house: House):
+    path = make(house.home, "one")
+    folder = os.open(path / "private", os.O_RDONLY)
+    for _ in range(2000):
+        os.mkdir("d" * 50, 0o700, dir_fd=folder)
+        outer, folder = folder, os.open("d" * 50, os.O_RDONLY, dir_fd=folder)
+        os.close(outer)
+    os.close(folder)
+
+    forget(house.home, "one")
+
+    assert list((house.home / "attempts").iterdir()) == []
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else_from_being_deleted(house: House):
+    stuck, half = make(house.home, "a"), make(house.home, "half")
+    stuck.rename(stuck.with_name(".gone-a"))
+    half.rename(half.with_name(".gone-half"))
+    make(house.home, "next")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attempt, "_delete", refusing(attempt._delete, ".gone-a"))
+        forget(house.home, "next")
+
+    assert [path.name for path in (house.home / "attempts").iterdir()] == [".gone-a"]
+
+
+def refusing(delete: Callable[[Path], None], name: str) -> Callable[[Path], None]:
+    """As where a file is immutable, or a disk has errors."""
+
+    def refuse(path: Path) -> None:
+        if path.name == name:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        delete(path)
+
+    return refuse
 
 
 async def test_nobody_else_may_look_into_an_attempt(house: House):

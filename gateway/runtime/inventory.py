@@ -7,10 +7,11 @@ offered. Looked for at the start, every EVERY_S, and on SIGHUP (`look_again`).
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -22,6 +23,7 @@ from shared_types.hosts import AgentInfo
 
 EVERY_S: Final = 300.0
 VERSION_S: Final = 15.0
+MAX_SAID: Final = 64 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -82,9 +84,7 @@ class Inventory:
         path = self._executable(kind, env)
         if path is None:
             return None
-        home = Path(env.get("HOME", "/nonexistent"))
-        existing = frozenset(name for name in kind.login_files if (home / name).exists())
-        auth_ok = kind.logged_in(env, existing)
+        auth_ok = kind.logged_in(env, _existing(kind.login_files, env.get("HOME", "/nonexistent")))
         try:
             version, hint = await self._version(kind, path, env), None
         except Unusable as error:
@@ -103,22 +103,38 @@ class Inventory:
         """Raises Unusable when the program does not even tell that."""
         if not kind.version_argv:
             return None
-        with tempfile.TemporaryDirectory(prefix="fleetgate-", ignore_cleanup_errors=True) as tmp:
-            try:
+        try:
+            with tempfile.TemporaryDirectory(prefix="fleetgate-", ignore_cleanup_errors=True) as tmp:
                 with anyio.fail_after(VERSION_S):
-                    done = await anyio.run_process(
-                        [path, *kind.version_argv],
-                        env={**env, **FIXED, "TMPDIR": tmp},
-                        cwd=tmp,
-                        stdin=subprocess.DEVNULL,
-                        stderr=subprocess.STDOUT,
-                        check=False,
-                    )
-            except TimeoutError as error:
-                raise Unusable(f"{path} did not tell its version within {VERSION_S:.0f} s") from error
-            except OSError as error:
-                raise Unusable(f"{path} cannot be run: {error.strerror}") from error
-        version = kind.parse_version(done.stdout.decode(errors="replace"))
-        if version is None and done.returncode != 0:
-            raise Unusable(f"{path} {' '.join(kind.version_argv)} failed with exit code {done.returncode}")
+                    code, said = await _run([path, *kind.version_argv], {**env, **FIXED, "TMPDIR": tmp}, tmp)
+        except TimeoutError as error:
+            raise Unusable(f"{path} did not tell its version within {VERSION_S:.0f} s") from error
+        except OSError as error:
+            raise Unusable(f"{path} cannot be run: {error.strerror}") from error
+        version = kind.parse_version(said.decode(errors="replace"))
+        if version is None and code != 0:
+            raise Unusable(f"{path} {' '.join(kind.version_argv)} failed with exit code {code}")
         return version
+
+
+def _existing(names: Iterable[str], home: str) -> frozenset[str]:
+    """What may not be looked at does not exist for us."""
+    return frozenset(name for name in names if os.path.exists(os.path.join(home, name)))
+
+
+async def _run(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> tuple[int, bytes]:
+    """The exit code and the beginning of what it says. Nothing of its process group is left afterwards."""
+    process = await anyio.open_process(
+        argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    assert process.stdout is not None
+    said = b""
+    try:
+        async for chunk in process.stdout:
+            said = (said + chunk)[:MAX_SAID]
+        return await process.wait(), said
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with anyio.CancelScope(shield=True):
+            await process.aclose()

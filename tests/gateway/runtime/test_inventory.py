@@ -7,6 +7,7 @@ import pytest
 
 from gateway.runtime import inventory as module
 from gateway.runtime.inventory import Inventory
+from tests.fakes.attempts import is_running, wait_until
 
 
 class Kind:
@@ -112,6 +113,24 @@ async def test_a_program_that_hangs_does_not_hang_us(machine, monkeypatch):
     inventory = await look(machine, "fake", FAKE_KEY="k")
 
     assert "did not tell its version" in inventory.found["fake"].hint
+
+
+async def test_a_program_that_hangs_is_ended_with_all_it_started(machine, monkeypatch, tmp_path):
+    machine.install("fake", f"sleep 60 & echo $! > {tmp_path}/pid; sleep 60")
+    monkeypatch.setattr(module, "VERSION_S", 0.5)
+    await look(machine, "fake", FAKE_KEY="k")
+
+    with anyio.fail_after(10):
+        await wait_until(lambda: not is_running(int((tmp_path / "pid").read_text())))
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "HOME"])
+async def test_a_directory_that_cannot_be_used_does_not_end_us(machine, monkeypatch, tmp_path, name):
+    machine.install("unsure", "echo 1.0")
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "none") if name == "TMPDIR" else None)
+    inventory = await look(machine, "unsure", **{name: "/" + "x" * 300})
+
+    assert inventory.found["unsure"].version == ("1.0" if name == "HOME" else None)
 
 
 async def test_a_version_is_asked_in_a_clean_environment(machine, tmp_path):

@@ -44,7 +44,7 @@ class Wakeups(Protocol):
         ...
 
 
-class NewTask(msgspec.Struct, frozen=True, kw_only=True):
+class NewTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`idempotency_key` is unique per `spec.actor`; `digest` of the request tells a repeat from a misuse."""
 
     task_id: str
@@ -55,7 +55,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A task that is now assigned to a host: committed, to be sent."""
 
     spec: Spec
@@ -65,7 +65,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[StoredEvent, ...] = ()
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
+class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one Change. `heard` is the last record taken; `events` those just written, in order."""
 
     verdict: Verdict

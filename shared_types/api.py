@@ -22,7 +22,7 @@ class Request(msgspec.Struct, frozen=True, rename="camel", kw_only=True, forbid_
     """Base of every request body."""
 
 
-class Answer(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+class Answer(msgspec.Struct, frozen=True, rename="camel", kw_only=True, gc=False):
     """Base of every answer."""
 
 

@@ -61,7 +61,7 @@ class EventHead(msgspec.Struct, frozen=True):
     type: str
 
 
-class StoredEvent(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+class StoredEvent(msgspec.Struct, frozen=True, rename="camel", kw_only=True, gc=False):
     """An event with its public name: `id` counts 1, 2, 3 ... in its session, without gaps."""
 
     id: int

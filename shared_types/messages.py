@@ -15,7 +15,9 @@ from shared_types.tasks import TaskRequest, TaskResult
 PROTOCOL: Final = 2  # what we speak; a peer without `protocol` speaks 1, the base dialect
 
 
-class Message(msgspec.Struct, frozen=True, tag_field="type", rename="camel", kw_only=True, omit_defaults=True):
+class Message(
+    msgspec.Struct, frozen=True, tag_field="type", rename="camel", kw_only=True, omit_defaults=True, gc=False
+):
     """Base of every message. `type` on the wire is the class's tag."""
 
 

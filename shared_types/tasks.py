@@ -102,7 +102,7 @@ class PermissionMode(StrEnum):
     DENY = "deny"
 
 
-class LabelRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LabelRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """require: a host must have them; prefer: better with them; avoid: never a host that has them."""
 
     require: dict[str, str] = {}
@@ -110,7 +110,7 @@ class LabelRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     avoid: dict[str, str] = {}
 
 
-class TaskRequest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+class TaskRequest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True, gc=False):
     """A task as a host gets it. Base dialect up to `metadata`; the rest is of the full dialect."""
 
     task_id: str
@@ -125,7 +125,7 @@ class TaskRequest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omi
     idle_timeout: int | None = None  # ms without a sign of life from the agent
 
 
-class TaskResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+class TaskResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True, gc=False):
     """`output` is the final answer, or its tail when `output_truncated`; `duration` in ms."""
 
     success: bool
@@ -136,7 +136,7 @@ class TaskResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit
     output_truncated: bool = False
 
 
-class Task(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+class Task(msgspec.Struct, frozen=True, rename="camel", kw_only=True, gc=False):
     """The record of a task, as the API shows it and the store keeps it.
 
     `reason` is a stable code, `detail` a sentence for people. `disconnected_since` is an overlay on a live

@@ -24,7 +24,7 @@ class Requirement(msgspec.Struct, frozen=True, kw_only=True, order=True):
         return msgspec.json.encode(self)
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A queued task at the head of a queue, as far as choosing matters. Smaller `rank` goes first."""
 
     task_id: str
@@ -49,7 +49,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     task_id: str
     host_id: str
     generation: int

@@ -53,7 +53,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a person asked for. Written once."""
 
     prompt: str
@@ -74,7 +74,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str = ""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a task stands. `heard` is the last journal record taken of the current attempt."""
 
     id: str
@@ -104,7 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     asked_at: int = 0  # created or retried: its time in the queue counts from here
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something that happened to a task, reported by its host or decided by the manager.
 
     A host's report names `attempt`, `host_id` and `generation` (its connection); it is taken only while all
@@ -143,7 +143,7 @@ class Verdict(Enum):
     UNKNOWN = auto()  # no such task
 
 
-class Applied(msgspec.Struct, frozen=True):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """`record` as it stands now; `events` are the bodies to append, of which those in `own` (indexes) are the
     manager's own. `shown` is true when people see another status or overlay than before.
     """
@@ -467,7 +467,7 @@ def given_up(record: Record, now: int) -> Change:
 # --- what people see ----------------------------------------------------------------------------------
 
 
-class _StatusData(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+class _StatusData(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True, gc=False):
     status: TaskState
     reason: str | None = None
     host_id: str | None = None
@@ -476,7 +476,7 @@ class _StatusData(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omi
     result: TaskResult | None = None
 
 
-class _StatusEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _StatusEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """AgentEvent with typed data."""
 
     type: str

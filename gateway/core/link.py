@@ -366,6 +366,11 @@ class Link:
             line.end(ending)
             line.state = "dead" if is_dead else "exited"
 
+    def broke(self, uid: str, reason: str, detail: str) -> None:
+        """This host failed at the attempt, of which nothing runs any more: what was told is its log."""
+        if (line := self._lines.get(uid)) is not None:
+            self.ended(uid, Ending(line.told + 1, TaskResult(success=False), reason, detail), is_dead=True)
+
     def beat(self, timestamp: int, vitals: Vitals | None, config: EffectiveConfig | None = None) -> None:
         """A sign of life; one that still waits is replaced."""
         if self.phase is not Phase.TALKING:

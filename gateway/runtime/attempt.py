@@ -152,18 +152,20 @@ def is_kept(path: Path) -> bool:
 
 
 def state(path: Path) -> State | None:
-    """None before the keeper has said who it is."""
+    """None before the keeper has said who it is, and when nobody can read it."""
     try:
         return msgspec.json.decode((path / "state.json").read_bytes(), type=State)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
 def last_record(path: Path) -> Record | None:
-    """The EXIT record: from exit.json, or from the journal should the keeper have died between the two."""
+    """The EXIT record: from exit.json, or from the journal should the keeper have died between the two, or
+    something else have spoilt the file.
+    """
     try:
         said = msgspec.json.decode((path / "exit.json").read_bytes(), type=_Exit)
-    except FileNotFoundError:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return _end_of_journal(path)
     return Record(said.seq, said.at, Stream.EXIT, bytes(said.facts))
 
@@ -174,7 +176,7 @@ def _end_of_journal(path: Path) -> Record | None:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - MAX_NOTE - HEADER.size))
             return exit_record(file.read())
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

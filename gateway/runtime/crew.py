@@ -245,7 +245,7 @@ class Crew:
         if uid in self._runners:
             self._runners[uid].forget()
         else:
-            self._spawn_soon(self._let_go, uid)  # adopted, and never begun
+            self._spawn_soon(uid, self._let_go, uid)  # adopted, and never begun
 
     def _say(self, uid: str, input_id: str | None, text: str) -> None:
         runner = self._runners.get(uid)
@@ -325,7 +325,7 @@ class Crew:
     def _start(self, uid: str) -> None:
         prepared = self._prepared.pop(uid)
         runner = self._runner(prepared.kept, prepared.kind)
-        self._spawn_soon(self._begin, prepared, runner)
+        self._spawn_soon(uid, self._begin, prepared, runner)
 
     def _runner(self, this: Kept, kind: AgentKind, *, is_adopted: bool = False) -> Runner:
         runner = self._runners[this.uid] = Runner(
@@ -428,13 +428,13 @@ class Crew:
         if this is None or kind is None:
             # Nobody could say what it says: its directory was not written whole, or its agent is declared no more.
             _log.error("attempt.not_adopted", uid=uid, agent=None if this is None else this.agent)
-            self._spawn_soon(self._end_stranger, uid)
+            self._spawn_soon(uid, self._end_stranger, uid)
             return
         is_spawned = attempt.was_started(path) or attempt.is_kept(path)
         self._link.adopt(uid, this.task_id, this.attempt, said=kept.said(path), is_spawned=is_spawned)
         _log.info("attempt.adopted", uid=uid, task=this.task_id, agent=this.agent, is_spawned=is_spawned)
         if is_spawned:
-            self._spawn_soon(self._live, self._runner(this, kind, is_adopted=True))
+            self._spawn_soon(uid, self._live, self._runner(this, kind, is_adopted=True))
 
     async def _end_stranger(self, uid: str) -> None:
         try:
@@ -447,9 +447,25 @@ class Crew:
 
     # --- living and going -----------------------------------------------------------------------------
 
-    def _spawn_soon(self, do: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+    def _spawn_soon(self, uid: str, do: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         assert self._group is not None, "the crew runs"
-        self._group.start_soon(do, *args)
+        self._group.start_soon(self._alone, uid, do, *args)
+
+    async def _alone(self, uid: str, do: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """What nobody foresaw, a fault of ours or a broken disk's, ends its attempt, loudly, and not the host with
+        all others.
+        """
+        try:
+            await do(*args)
+        except Exception:
+            _log.exception("attempt.broken", uid=uid)
+            self._runners.pop(uid, None)
+            await attempt.sweep(uid)  # its keeper ends with it
+            if self._link.told(uid) is None:
+                await self._let_go(uid)
+            else:
+                self._link.broke(uid, Reason.PROTOCOL_ERROR, "The gateway failed at this attempt; see its log.")
+                self.nudge()
 
     async def _live(self, runner: Runner, keeper: Keeper | None = None) -> None:
         """Until the manager has its end, or nobody wants it. Cancelling leaves it to its keeper."""

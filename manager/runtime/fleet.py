@@ -61,8 +61,8 @@ class Connection(Protocol):
 
     def set_draining(self, draining: bool) -> None: ...
 
-    async def deliver(self, task_id: str) -> None:
-        """Say the inputs that the agent has not taken."""
+    async def deliver(self, task_id: str) -> bool:
+        """Say the inputs that the agent has not taken. False: some wait for room."""
         ...
 
     async def give_way(self) -> None:
@@ -199,12 +199,9 @@ class Fleet:
         return record.id in self._with_inputs or record.asked_at < self._looks_before
 
     async def input(self, record: Record) -> bool:
-        """Say what was put by for this task. False: its host is not here."""
+        """Say what was put by for this task. False: its host is not here, or has not taken what was said before."""
         link = self._links.get(record.host_id or "")
-        if link is None:
-            return False
-        await link.deliver(record.id)
-        return True
+        return link is not None and await link.deliver(record.id)
 
     def no_input_waits(self, task_id: str) -> None:
         self._with_inputs.discard(task_id)

@@ -14,7 +14,7 @@ Invariant: nothing is taken from a host before `register`, and nothing from a ho
 Cancelling `serve` is safe: the cleanup is shielded and bounded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import anyio
@@ -22,11 +22,11 @@ import msgspec
 import structlog
 
 from manager.core.lifecycle import Cause
-from manager.core.link import BASE, FULL, Link, agreed_dialect
+from manager.core.link import BASE, FULL, Link, Welcome, agreed_dialect
 from manager.core.registry import Member, member
 from manager.core.tasks import Change, Record
 from manager.errors import StoreUnavailable
-from manager.ports import Announcements, Claim, Clock, HostRow, Store
+from manager.ports import Announcements, Claim, Clock, HostRow, Store, StoredInput
 from manager.runtime.errand import Errand
 from manager.runtime.fleet import GOING_DOWN, Fleet, in_our_words
 from manager.runtime.outbound import Outbound
@@ -44,6 +44,7 @@ from shared_types.messages import (
     Ping,
     Register,
     Registered,
+    TaskAbort,
     Unknown,
 )
 
@@ -81,7 +82,30 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_PATIENCE: Final = Patience()
+MAX_SAID: Final = 1_000  # tasks with inputs that were said and not taken, remembered for each connection
 MAX_REASON: Final = 120  # bytes; RFC 6455 allows 123 in a close frame
+
+
+class _Inputs:
+    """What a connection remembers of inputs, once there are any: which it said, and tasks whose inputs wait."""
+
+    __slots__ = ("_said", "later", "lock")
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+        self.later: dict[str, None] = {}
+        self._said: dict[str, set[str]] = {}
+
+    def said_of(self, task_id: str, waiting: Sequence[StoredInput]) -> set[str]:
+        """Those of these inputs that were said; what the agent has taken is forgotten, and of tasks that ended too:
+        an input that is said again changes nothing.
+        """
+        if len(self._said) > MAX_SAID:
+            self._said.clear()
+        said = self._said.pop(task_id, set()).intersection(one.input_id for one in waiting)
+        if waiting:
+            self._said[task_id] = said
+        return said
 
 
 class HostLink:
@@ -93,6 +117,7 @@ class HostLink:
         "_ending",
         "_fleet",
         "_heard_at",
+        "_inputs",
         "_is_giving_way",
         "_is_hung_up",
         "_is_quiet",
@@ -104,7 +129,6 @@ class HostLink:
         "_reading",
         "_recorder",
         "_row",
-        "_said_inputs",
         "_sending_since",
         "_store",
         "_talk",
@@ -149,8 +173,8 @@ class HostLink:
         self._is_released = False
         self._is_hung_up = False
         self._news: anyio.Event | None = None  # for whoever waits for one of these
-        self._said_inputs: set[tuple[str, str]] | None = None
-        self._delivering: anyio.Lock | None = None
+        self._delivering = Errand(self._deliver_later)
+        self._inputs: _Inputs | None = None
         self._config: EffectiveConfig | None = None
         self._row: HostRow | None = None
 
@@ -232,9 +256,9 @@ class HostLink:
             self.end(1013, "the store is not available")
             return
         try:
-            await self._welcome(register, row)
+            welcome = await self._welcome(register, row)
             if self._fleet.join(self, self._member()):
-                await self._live()
+                await self._live(welcome)
             else:
                 self.end(4409, "a newer connection of this host took over")
         except StoreUnavailable as error:
@@ -269,7 +293,7 @@ class HostLink:
         self._recorder = self._new_recorder()
         return row
 
-    async def _welcome(self, register: Register, row: HostRow) -> None:
+    async def _welcome(self, register: Register, row: HostRow) -> Welcome:
         """Compare books, change what does not agree, and say what came out of it."""
         now = self.last_heard_at = self._clock.now()
         welcome = self._talk.welcome(
@@ -287,21 +311,31 @@ class HostLink:
             self._announcer.taken(taken)
             for message in self._talk.settle(welcome.changes, taken).say:
                 self._say(message)
-        for task_id in welcome.running:
-            await self.deliver(task_id)
+        return welcome
 
-    async def _live(self) -> None:
+    async def _live(self, welcome: Welcome) -> None:
         """The conversation itself. Ends when nobody reads any more and everything heard is written down."""
         log.info("host online", host=self.host_id, generation=self.generation, dialect=self._talk.dialect)
+        await self._say_missed(welcome)
         await self._fleet.announce(self.host_id, "host.online")
         async with anyio.create_task_group() as group:
             self._writing.live_in(group)
             self._recorder.errand.live_in(group)
+            self._delivering.live_in(group)
             with self._reading:
                 await self._read()
             with anyio.move_on_after(self._patience.drain_s):
                 await self._recorder.errand.wait_over()
             group.cancel_scope.cancel()
+
+    async def _say_missed(self, welcome: Welcome) -> None:
+        """What was wished for while the host was being welcomed, when nobody could tell it yet."""
+        told = {message.task_id for message in welcome.say if isinstance(message, TaskAbort)}
+        for record in await self._store.on_host(self.host_id):
+            if record.stop_requested_at is not None and record.id not in told:
+                self._say(self._talk.stop(record, reason=record.stop_reason))
+        for task_id in welcome.running:
+            self._deliver_soon(task_id)
 
     async def _gone(self) -> None:
         """Whatever happened: the store learns it, once, and a newer connection is not disturbed."""
@@ -439,6 +473,8 @@ class HostLink:
                 self._reading.cancel()
                 return
             self._sending_since = None
+        if self._inputs is not None and self._inputs.later:
+            self._delivering.wake()
 
     def look(self, now: float) -> None:
         """Whether the peer still lives; `now` is monotonic."""
@@ -454,6 +490,7 @@ class HostLink:
             self._say(Ping())
         else:
             self._writing.may_rest()
+            self._delivering.may_rest()
             self._recorder.errand.may_rest()
 
     def _new_recorder(self) -> Recorder:
@@ -500,33 +537,53 @@ class HostLink:
         self._row = msgspec.structs.replace(self._row, draining=draining)
         self._fleet.update(self, self._member())
 
-    async def deliver(self, task_id: str) -> None:
+    async def deliver(self, task_id: str) -> bool:
         """Say the inputs of a running task that the agent has not taken, each once on this connection. In the base
-        dialect, which has no names for inputs, each once and never again.
+        dialect, which has no names for inputs, each once and never again. False: some wait for room.
         """
-        if self._delivering is None:
-            self._delivering, self._said_inputs = anyio.Lock(), set()
-        said = self._said_inputs
-        assert said is not None
-        async with self._delivering:
-            for waiting in await self._store.open_inputs(task_id):
-                name = (task_id, waiting.input_id)
-                is_again = waiting.state is InputState.SENT
-                if name in said or (is_again and self._talk.dialect == BASE):
+        if self._inputs is None:
+            self._inputs = _Inputs()
+        inputs = self._inputs
+        async with inputs.lock:
+            waiting = await self._store.open_inputs(task_id)
+            said = inputs.said_of(task_id, waiting)
+            for one in waiting:
+                is_again = one.state is InputState.SENT
+                if one.input_id in said or (is_again and self._talk.dialect == BASE):
                     continue
-                said.add(name)
+                if not self._out.has_room:
+                    inputs.later[task_id] = None  # the writer says when there is
+                    return False
+                said.add(one.input_id)
                 if not is_again:
-                    await self._store.mark_input(task_id, waiting.input_id, InputState.SENT)
-                self._say(self._talk.input(task_id, waiting.input_id, waiting.content))
+                    await self._store.mark_input(task_id, one.input_id, InputState.SENT)
+                self._say(self._talk.input(task_id, one.input_id, one.content))
         self._fleet.no_input_waits(task_id)
+        return True
+
+    def _deliver_soon(self, task_id: str) -> None:
+        if self._inputs is None:
+            self._inputs = _Inputs()
+        self._inputs.later[task_id] = None
+        self._delivering.wake()
+
+    async def _deliver_later(self) -> None:
+        """The tasks whose inputs wait, one after the other, as long as there is room."""
+        inputs = self._inputs
+        while inputs is not None and inputs.later and self._out.has_room:
+            task_id = next(iter(inputs.later))
+            del inputs.later[task_id]
+            await self._try_deliver(task_id)
+
+    async def _try_deliver(self, task_id: str) -> None:
+        try:
+            await self.deliver(task_id)
+        except StoreUnavailable as error:  # they are said on the next connection, or with the next input
+            log.warning("inputs wait for the store", task=task_id, error=str(error))
 
     async def _started(self, record: Record) -> None:
-        if not self._fleet.may_have_inputs(record):
-            return
-        try:
-            await self.deliver(record.id)
-        except StoreUnavailable as error:  # they are said on the next connection, or with the next input
-            log.warning("inputs wait for the store", task=record.id, error=str(error))
+        if self._fleet.may_have_inputs(record):
+            await self._try_deliver(record.id)
 
     async def _announce_change(self) -> None:
         await self._fleet.announce(self.host_id, "host.changed")

@@ -33,6 +33,11 @@ class Outbound:
     def __repr__(self) -> str:
         return f"<Outbound urgent={len(self._urgent)} acks={len(self._acks)} work={len(self._work)}>"
 
+    @property
+    def has_room(self) -> bool:
+        """Whether something long may be said without crowding out what is short and urgent."""
+        return self._urgent_bytes < MAX_URGENT_BYTES // 8
+
     def say(self, message: FromManager) -> bool:
         frame = encode(message)
         if self._urgent and self._urgent_bytes + len(frame) > MAX_URGENT_BYTES:

@@ -193,6 +193,7 @@ async def test_work_that_a_base_host_was_not_told_goes_back_when_it_is_gone(tmp_
         await h.until_true(lambda: h.fleet.link("b1"))
         first, second = await h.submit(), await h.submit()
         await h.until(second, TaskState.ASSIGNED)
+        await h.until_true(lambda: "work=1" in repr(h.fleet.link("b1")))  # the other one is being written
 
         await h.cut("b1")
 

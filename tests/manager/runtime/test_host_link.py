@@ -7,6 +7,7 @@ import anyio
 import msgspec
 import pytest
 
+from manager.core.tasks import Record
 from manager.runtime.host_link import Patience
 from shared_types.codec import encode
 from shared_types.hosts import EffectiveConfig, HostState, Vitals
@@ -405,6 +406,29 @@ async def test_a_cut_in_any_phase_ends_with_one_run_and_a_whole_log(tmp_path: Pa
         assert len([event for event in events if event["type"] == "message"]) == 3
         assert [event["id"] for event in events] == list(range(1, len(events) + 1))
         assert task.attempt == (2 if phase in ("executed", "accepted") else 1)
+
+
+async def test_a_wish_to_stop_that_comes_while_its_host_is_being_welcomed_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: Plan(holds=True)))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+        await h.cut()
+        await h.until_disconnected(task_id)
+        look = h.store.on_host
+
+        async def and_then_it_is_aborted(host_id: str) -> list[Record]:
+            found = await look(host_id)
+            monkeypatch.undo()
+            await h.tasks.abort(task_id)
+            return found
+
+        monkeypatch.setattr(h.store, "on_host", and_then_it_is_aborted)
+        await h.online(host)
+
+        await h.until(task_id, TaskState.ABORTED)
 
 
 async def test_a_gap_is_told_and_a_host_that_goes_on_regardless_must_begin_again(tmp_path: Path) -> None:

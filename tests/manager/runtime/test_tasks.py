@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from manager.errors import Conflict, Invalid, NotFound, Refused, TooLarge, TooMany
+from manager.ports import StoredInput
 from shared_types.api import InputState, TaskCreate
 from shared_types.messages import TaskAbort, TaskAccepted, TaskExecute, TaskRefused, TaskStart
 from shared_types.tasks import LabelRules, PermissionMode, TaskState
@@ -309,6 +310,48 @@ async def test_many_inputs_at_once_arrive_in_order_and_once(tmp_path: Path) -> N
 
         await h.until_true(lambda: len(host.inputs) >= 20)
         assert [content for _, content in host.inputs] == [str(number) for number in range(20)]
+
+
+async def test_more_inputs_than_a_connection_takes_at_once_do_not_end_it(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: HOLDS))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+        await h.cut()
+        await h.until_disconnected(task_id)
+        inputs = [f"{number}" + "x" * 250_000 for number in range(20)]
+        for content in inputs:
+            await h.tasks.input(task_id, content)
+
+        await h.online(host)
+
+        await h.until_true(lambda: len(host.inputs) == 20)
+        assert [content for _, content in host.inputs] == inputs
+        assert len(host.welcomes) == 2
+
+
+async def test_an_input_that_comes_while_its_host_is_being_welcomed_reaches_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: HOLDS))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+        await h.cut()
+        await h.until_disconnected(task_id)
+        look = h.store.open_inputs
+
+        async def and_then_one_comes(task_id: str) -> list[StoredInput]:
+            found = await look(task_id)
+            monkeypatch.undo()
+            h.group.start_soon(h.tasks.input, task_id, "late")
+            await h.until_true(lambda: look(task_id))
+            return found
+
+        monkeypatch.setattr(h.store, "open_inputs", and_then_one_comes)
+        await h.online(host)
+
+        await h.until_true(lambda: host.inputs == [(task_id, "late")])
 
 
 async def test_input_for_what_is_over_or_unknown_is_refused(tmp_path: Path) -> None:

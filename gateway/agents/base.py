@@ -155,6 +155,11 @@ class AgentKind(Protocol):
     def parse_version(self, output: str) -> str | None: ...
 
     @property
+    def first_argv(self) -> tuple[str, ...]:
+        """Arguments of a harmless run that is made once, alone, before any run beside another. Empty: none needed."""
+        ...
+
+    @property
     def env_names(self) -> tuple[str, ...]:
         """Environment names of the host that this agent needs (keys, endpoints), passed on when set."""
         ...

@@ -87,6 +87,7 @@ class ClaudeKind:
     name = "claude-code"
     executables: tuple[str, ...] = ("claude",)
     version_argv: tuple[str, ...] = ("--version",)
+    first_argv: tuple[str, ...] = ()
     env_names: tuple[str, ...] = ENV_NAMES
     login_files: tuple[str, ...] = (CREDENTIALS, SETTINGS)
     instruction_files: tuple[str, ...] = ("CLAUDE.md", ".claude/CLAUDE.md")

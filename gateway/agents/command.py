@@ -52,6 +52,7 @@ class CommandKind:
         self.name: str = declaration.name
         self.executables: tuple[str, ...] = declaration.argv[:1]
         self.version_argv: tuple[str, ...] = declaration.version_argv
+        self.first_argv: tuple[str, ...] = ()
         self.env_names: tuple[str, ...] = declaration.env
         self.login_files: tuple[str, ...] = ()
         self.instruction_files: tuple[str, ...] = ()

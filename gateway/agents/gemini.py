@@ -54,6 +54,7 @@ class GeminiKind:
     name = "gemini"
     executables: tuple[str, ...] = ("gemini",)
     version_argv: tuple[str, ...] = ("--version",)
+    first_argv: tuple[str, ...] = ()
     env_names: tuple[str, ...] = ENV_NAMES
     login_files: tuple[str, ...] = (*CREDENTIALS, SETTINGS)
     instruction_files: tuple[str, ...] = ()

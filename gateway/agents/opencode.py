@@ -12,7 +12,7 @@ How it is started, and why:
 * The owner's configuration, login and models stay where they are: HOME and XDG directories are theirs.
 
 It does not tell how much a turn used, only its last request; and it writes files without saying what was there.
-Its first start ever with an empty data directory must not run beside another first start.
+Its first start ever makes its database, and must not run beside another first start: `opencode db path` goes before.
 """
 
 import re
@@ -63,6 +63,7 @@ class OpencodeKind:
     name = "opencode"
     executables: tuple[str, ...] = ("opencode",)
     version_argv: tuple[str, ...] = ("--version",)
+    first_argv: tuple[str, ...] = ("db", "path")
     env_names: tuple[str, ...] = ENV_NAMES
     login_files: tuple[str, ...] = (CREDENTIALS,)
     instruction_files: tuple[str, ...] = ("AGENTS.md", "CLAUDE.md", "CONTEXT.md")

@@ -23,6 +23,7 @@ from shared_types.hosts import AgentInfo
 
 EVERY_S: Final = 300.0
 VERSION_S: Final = 15.0
+FIRST_S: Final = 60.0
 MAX_SAID: Final = 64 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class Inventory:
         self.environ = environ
         self._allowed = allowed
         self._again = anyio.Event()
+        self._begun: set[str] = set()  # programs whose first run was made
 
     @property
     def infos(self) -> tuple[AgentInfo, ...]:
@@ -89,6 +91,7 @@ class Inventory:
             version, hint = await self._version(kind, path, env), None
         except Unusable as error:
             return AgentInfo(agent=kind.name, auth_ok=auth_ok, hint=str(error))
+        await self._begin(kind, path, env)
         if auth_ok is False:
             hint = f"{kind.name} is installed but not logged in: log in as the user that runs the gateway"
         return AgentInfo(agent=kind.name, version=version, path=path, auth_ok=auth_ok, hint=hint)
@@ -98,6 +101,22 @@ class Inventory:
             if (path := shutil.which(name, path=env.get("PATH", os.defpath))) is not None:
                 return os.path.abspath(path)
         return None
+
+    async def _begin(self, kind: AgentKind, path: str, env: Mapping[str, str]) -> None:
+        """The run that must be made once, alone. A failure is no verdict: the agent may be fine, or say why later."""
+        if not kind.first_argv or path in self._begun:
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix="fleetgate-", ignore_cleanup_errors=True) as tmp:
+                with anyio.fail_after(FIRST_S):
+                    code, said = await _run([path, *kind.first_argv], {**env, **FIXED, "TMPDIR": tmp}, tmp)
+        except (TimeoutError, OSError) as error:
+            _log.warning("agent.first_run_failed", agent=kind.name, path=path, error=str(error) or "it took too long")
+            return
+        if code != 0:
+            _log.warning("agent.first_run_failed", agent=kind.name, path=path, code=code, said=said[-300:])
+            return
+        self._begun.add(path)
 
     async def _version(self, kind: AgentKind, path: str, env: Mapping[str, str]) -> str | None:
         """Raises Unusable when the program does not even tell that."""

@@ -16,6 +16,7 @@ class Kind:
     env_names = ("FAKE_KEY",)
     login_files = (".fake/login",)
     version_argv = ("--version",)
+    first_argv = ()
 
     def __init__(self, name):
         self.name, self.executables = name, (name,)
@@ -163,3 +164,28 @@ async def test_looking_again_tells_of_changes_only(machine):
         group.cancel_scope.cancel()
 
     assert inventory.found["unsure"].version == "2"
+
+
+async def test_a_run_that_must_come_first_is_made_once_and_alone(machine, tmp_path):
+    machine.install("fake", f'[ "$1" = first ] && echo x >> {tmp_path}/first; echo 1.2.3')
+    kind = Kind("fake")
+    kind.first_argv = ("first",)
+    inventory = Inventory({"fake": kind}, machine.env)
+
+    await inventory.look()
+    await inventory.look()
+
+    assert (tmp_path / "first").read_text() == "x\n"
+
+
+async def test_a_first_run_that_fails_is_made_again_and_hides_nothing(machine, tmp_path):
+    machine.install("fake", f'[ "$1" = first ] && {{ echo x >> {tmp_path}/first; exit 1; }}; echo 1.2.3')
+    kind = Kind("fake")
+    kind.first_argv = ("first",)
+    inventory = Inventory({"fake": kind}, machine.env)
+
+    await inventory.look()
+    await inventory.look()
+
+    assert (tmp_path / "first").read_text() == "x\nx\n"
+    assert inventory.found["fake"].version == "1.2.3"

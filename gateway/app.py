@@ -131,7 +131,7 @@ class Gateway:
 def put_together(settings: Settings, environ: Mapping[str, str], random: Random) -> Gateway:
     """Nothing runs yet."""
     clock = SystemClock()
-    kinds = with_commands(settings.command_agents)
+    kinds = with_commands(settings.command_agents, settings.agent_profiles)
     chosen = {name: kind for name, kind in kinds.items() if not settings.only_agents or name in settings.only_agents}
     vitals = VitalSigns(settings.home)
     inventory = Inventory(chosen, environ, settings.agent_env)

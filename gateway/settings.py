@@ -19,9 +19,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from gateway.agents.catalogue import KINDS, PROFILES
 from gateway.agents.command import CommandAgent
 from gateway.errors import BadSettings
-from shared_types.hosts import HostId
+from shared_types.hosts import HostId, canonical_agent
 from shared_types.tasks import PermissionMode
 
 LINK_PATH: Final = "/agent/ws"
@@ -50,6 +51,7 @@ class Settings:
     labels: dict[str, str]
     allowed_project_roots: tuple[Path, ...]
     only_agents: tuple[str, ...]  # empty: all
+    agent_profiles: dict[str, str]  # agent -> another way to drive it
     agent_env: tuple[str, ...]
     task_env: tuple[str, ...] | None
     permission_modes: frozenset[PermissionMode]
@@ -135,6 +137,15 @@ def _pairs(text: str) -> dict[str, str]:
     return pairs
 
 
+def _profiles(text: str) -> dict[str, str]:
+    """By the agents' canonical names."""
+    chosen = {canonical_agent(agent): profile for agent, profile in _pairs(text).items()}
+    for agent, profile in chosen.items():
+        if agent not in PROFILES.get(profile, {}):
+            raise ValueError(f"has {agent}={profile}; profiles are {', '.join(PROFILES)}, agents {', '.join(KINDS)}")
+    return chosen
+
+
 def _absolute(text: str) -> Path:
     path = Path(os.path.abspath(Path(text).expanduser()))
     if not path.is_dir():
@@ -214,6 +225,12 @@ _SETTINGS: Final = (
         _words,
     ),
     _Setting(
+        *("agent_profiles", "GATEWAY_AGENT_PROFILES", "none"),
+        "agent=oneshot,agent=oneshot: agents to run in their one-shot mode, when a release breaks their protocol."
+        " Without follow-up input, and with what an agent asks decided by itself.",
+        _profiles,
+    ),
+    _Setting(
         *("agent_env", "GATEWAY_AGENT_ENV", "none"),
         "Names of the gateway's own environment that agents may see, besides PATH, HOME, the locale and each agent's"
         " own keys; a name may end with `*`.",
@@ -288,6 +305,7 @@ def _complete(home: Path, values: dict[str, Any], command_agents: Any, *, print_
     values["allowed_project_roots"] = values["allowed_project_roots"] or (values["cwd"],)
     values["labels"] = values["labels"] or {}
     values["only_agents"] = values["only_agents"] or ()
+    values["agent_profiles"] = values["agent_profiles"] or {}
     values["agent_env"] = values["agent_env"] or ()
     if values["auth_token"] is None or not values["auth_token"].value:
         raise BadSettings("GATEWAY_AUTH_TOKEN", "is not set; `fleetgate join URL CODE` gets a token for this host")

@@ -169,3 +169,15 @@ def test_every_setting_is_described():
     assert [setting.key for setting in described if setting.secret] == ["auth_token"]
     flags = set(re.findall(r"--[a-z-]+", parser().format_help())) - {"--help", "--print-ready"}
     assert {setting.flag for setting in described if not setting.secret} <= flags
+
+
+def test_an_agent_may_be_run_in_another_profile_by_any_of_its_names(home):
+    assert read(home).agent_profiles == {}
+    assert read(home, GATEWAY_AGENT_PROFILES="claude=oneshot").agent_profiles == {"claude-code": "oneshot"}
+    assert read(home, toml='agent_profiles = {gemini = "oneshot"}').agent_profiles == {"gemini": "oneshot"}
+
+
+@pytest.mark.parametrize("wrong", ["claude=telepathy", "nobody=oneshot", "claude"])
+def test_a_profile_that_does_not_exist_is_refused(home, wrong):
+    with pytest.raises(BadSettings, match="GATEWAY_AGENT_PROFILES"):
+        read(home, GATEWAY_AGENT_PROFILES=wrong)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from manager.core import tasks
-from manager.core.lifecycle import ON_A_HOST
+from manager.core.lifecycle import ON_A_HOST, Cause
 from manager.core.scheduling import Requirement, satisfies
 from manager.core.tasks import Change, Record, Verdict
 from manager.errors import Conflict, TooMany
@@ -12,9 +12,9 @@ from manager.ports import HostRow, NewTask, Taken
 from manager.storage.ledger import Hot, Ledger
 from shared_types.events import StoredEvent
 from shared_types.hosts import canonical_agent
-from shared_types.tasks import Reason, Task, TaskState
+from shared_types.tasks import Task, TaskState
 
-REST_MS: Final = 5_000  # how long a host that had no room, or did not get ready, is not asked again
+REST_MS: Final = 5_000  # how long a host that had no room, did not get ready or could not be told is not asked again
 
 TASKS_DUE: Final = (
     "SELECT t.id FROM standing s JOIN task t ON t.no = s.task_no WHERE s.deadline_at <= ?"
@@ -72,7 +72,8 @@ def change_one(ledger: Ledger, change: Change) -> Taken:
 def _came_back(ledger: Ledger, hot: Hot, before: Record, change: Change) -> tuple[StoredEvent, ...]:
     """A host gave a task back. When nobody is left who might take it, it has failed, and says so now."""
     assert before.host_id is not None
-    if change.reason in tasks.PASSING or change.reason == Reason.START_TIMEOUT:
+    was_not_told = change.cause is Cause.NEVER_STARTED and change.generation is None
+    if change.reason in tasks.PASSING or was_not_told:
         ledger.resting[before.host_id] = change.now + REST_MS
     if hot.record.excluded_hosts == before.excluded_hosts:
         return ()

@@ -124,6 +124,22 @@ async def test_work_that_does_not_fit_into_a_hosts_queue_goes_back_at_once(
         assert [(await h.store.task(task_id)).status for task_id in tasks] == [TaskState.ASSIGNED, TaskState.QUEUED]
 
 
+async def test_a_host_that_has_no_room_for_more_work_is_not_asked_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.runtime.outbound.MAX_WORK_BYTES", 1_000)
+    async with hall(tmp_path, loops=False) as h:
+        hand = h.hand(room=1)
+        await hand.say(greeting())
+        await h.until_true(lambda: h.fleet.link("h1"))
+        tasks = [await h.submit("x" * 900) for _ in range(2)]
+
+        for _ in range(5):
+            await h.dispatcher.hand_out()
+
+        assert [(await h.store.task(task_id)).attempt for task_id in tasks] == [1, 1]
+
+
 async def test_tasks_of_many_kinds_spread_over_hosts_by_load(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
         hosts = [

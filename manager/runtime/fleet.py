@@ -89,7 +89,8 @@ class Fleet:
         self._announcer = announcer
         self._clock = clock
         self._links: dict[str, Connection] = {}
-        self._inside = 0
+        self._inside: set[Connection] = set()  # the registered ones and those on their way in or out
+        self._unnoticed: dict[str, int] = {}
         self._empty = anyio.Event()
         self._instances: dict[str, str] = {}
         self._unknown_types: set[str] = set()
@@ -104,12 +105,12 @@ class Fleet:
     def link(self, host_id: str) -> Connection | None:
         return self._links.get(host_id)
 
-    def entered(self) -> None:
+    def entered(self, link: Connection) -> None:
         """A connection begins to be served."""
-        self._inside += 1
+        self._inside.add(link)
 
-    def left(self) -> None:
-        self._inside -= 1
+    def left(self, link: Connection) -> None:
+        self._inside.discard(link)
         if not self._inside:
             self._empty.set()
 
@@ -137,13 +138,19 @@ class Fleet:
         return True
 
     def is_same_instance(self, host_id: str, instance: str | None) -> bool:
-        """Whether this gateway process is the one that was here last; from now on it is."""
-        known = self._instances.get(host_id)
+        """Whether this gateway process is the one that was here last."""
+        return instance is not None and self._instances.get(host_id) == instance
+
+    def saw_instance(self, host_id: str, instance: str | None) -> None:
+        """This gateway process is here, and what it did not name is written down."""
         if instance is None:
             self._instances.pop(host_id, None)
         else:
             self._instances[host_id] = instance
-        return instance is not None and known == instance
+
+    def went_unnoticed(self, host_id: str, generation: int) -> None:
+        """A connection ended and the store could not be told."""
+        self._unnoticed[host_id] = generation
 
     def count(self, what: str, times: int = 1) -> None:
         self.counters[what] += times
@@ -185,6 +192,18 @@ class Fleet:
         now = self._clock.monotonic()
         for link in list(self._links.values()):
             link.look(now)
+
+    async def notice_gone(self) -> None:
+        """Write down the ends of connections that could not be written down when they came. Called every second.
+
+        Raises StoreUnavailable.
+        """
+        for host_id, generation in list(self._unnoticed.items()):
+            self._announcer.taken(await self._store.host_gone(host_id, generation, self._clock.now()))
+            if self._unnoticed.get(host_id) == generation:
+                del self._unnoticed[host_id]
+            if host_id not in self._links:
+                await self.announce(host_id, "host.offline")
 
     # --- inputs ---------------------------------------------------------------------------------------
 
@@ -259,7 +278,7 @@ class Fleet:
     async def close_all(self, reason: str) -> None:
         """Hang up, politely: hosts keep what they have and come back. Nobody is let in any more."""
         self.is_closing = True
-        for link in list(self._links.values()):
+        for link in list(self._inside):
             link.end(GOING_DOWN, reason)
         with anyio.move_on_after(CLOSE_ALL_S):
             while self._inside:

@@ -193,7 +193,7 @@ class HostLink:
 
     async def serve(self) -> None:
         """Until the connection ends."""
-        self._fleet.entered()
+        self._fleet.entered(self)
         try:
             register = await self._first_word()
             if register is not None:
@@ -201,41 +201,50 @@ class HostLink:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._hang_up()
-            self._fleet.left()
+            self._fleet.left(self)
 
     async def _first_word(self) -> Register | None:
         """`register`, within its time; None when the connection ended or was refused instead."""
         if self._fleet.is_closing:
             self.end(GOING_DOWN, "the manager is going down")
             return None
-        with anyio.move_on_after(self._patience.register_s):
-            while True:
-                try:
-                    data = await self._wire.receive()
-                    if data is None:
-                        return None
-                    message = decode_from_gateway(data if isinstance(data, str) else _text(data))
-                except WireClosed:
-                    return None
-                except Malformed as error:
-                    self._malformed(error)
-                    return None
-                match message:
-                    case Register() if message.host_id == self.host_id:
-                        return message
-                    case Register():
-                        detail = f"this token belongs to host {self.host_id}, not to {message.host_id[:128]}"
-                        await self._refuse("HOST_ID_MISMATCH", detail, 4403)
-                        return None
-                    case Unknown():
-                        self._fleet.heard_unknown(self.host_id, message.type)
-                    case Heartbeat():
-                        pass  # harmless, and proves nothing yet
-                    case _:
-                        await self._refuse("REGISTER_FIRST", "nothing is accepted before register", 4400)
-                        return None
-        self.end(4408, f"no register within {self._patience.register_s:g} s")
+        message: FromGateway | None = None
+        is_late = True
+        with self._reading, anyio.move_on_after(self._patience.register_s):
+            message = await self._hear_first_word()
+            is_late = False
+        self._reading = anyio.CancelScope()
+        match message:
+            case Register() if message.host_id == self.host_id:
+                return message
+            case Register():
+                detail = f"this token belongs to host {self.host_id}, not to {message.host_id[:128]}"
+                await self._refuse("HOST_ID_MISMATCH", detail, 4403)
+            case None if is_late:
+                self.end(4408, f"no register within {self._patience.register_s:g} s")
+            case None:
+                pass  # the connection ended
+            case _:
+                await self._refuse("REGISTER_FIRST", "nothing is accepted before register", 4400)
         return None
+
+    async def _hear_first_word(self) -> FromGateway | None:
+        """The first message that says something; None when the connection ended."""
+        while True:
+            try:
+                data = await self._wire.receive()
+                if data is None:
+                    return None
+                message = decode_from_gateway(data if isinstance(data, str) else _text(data))
+            except WireClosed:
+                return None
+            except Malformed as error:
+                self._malformed(error)
+                return None
+            if isinstance(message, Unknown):
+                self._fleet.heard_unknown(self.host_id, message.type)
+            elif not isinstance(message, Heartbeat):  # harmless, and proves nothing yet
+                return message
 
     async def _refuse(self, code: str, detail: str, close_code: int) -> None:
         log.warning("host refused", host=self.host_id, code=code, detail=detail)
@@ -311,6 +320,7 @@ class HostLink:
             self._announcer.taken(taken)
             for message in self._talk.settle(welcome.changes, taken).say:
                 self._say(message)
+        self._fleet.saw_instance(self.host_id, register.instance)
         return welcome
 
     async def _live(self, welcome: Welcome) -> None:
@@ -339,27 +349,43 @@ class HostLink:
 
     async def _gone(self) -> None:
         """Whatever happened: the store learns it, once, and a newer connection is not disturbed."""
+        was_current = self._fleet.leave(self)
+        await self._give_back()  # before a newer connection fences us
         self._is_quiet = True
         self._tell_news()
-        was_current = self._fleet.leave(self)
         if self._is_giving_way:
             await self._hang_up()
             await self._wait_until(lambda: self._is_released)
-        now = self._clock.now()
-        unsaid = [change for change in self._recorder.left() if change.cause is Cause.NEVER_STARTED]
-        unsaid += [self._talk.never_said(record, now) for record in self._out.take_back_all()]
         try:
             with anyio.fail_after(self._patience.drain_s):
-                if unsaid:
-                    self._announcer.taken(await self._store.change(unsaid))
-                self._announcer.taken(await self._store.host_gone(self.host_id, self.generation, now))
+                taken = await self._store.host_gone(self.host_id, self.generation, self._clock.now())
+                self._announcer.taken(taken)
                 if was_current and self._fleet.link(self.host_id) is None:
                     await self._fleet.announce(self.host_id, "host.offline")
         except (StoreUnavailable, TimeoutError) as error:
-            # Its tasks keep their other deadlines, and the next start finds nobody connected.
-            log.error("not written down that a host is gone", host=self.host_id, error=str(error))
+            log.error("not written down yet that a host is gone", host=self.host_id, error=str(error))
+            self._fleet.went_unnoticed(self.host_id, self.generation)
         code, reason = self._ending or (1000, "the host hung up")
         log.info("host offline", host=self.host_id, generation=self.generation, code=code, reason=reason)
+
+    async def _give_back(self) -> None:
+        """What the host was not told goes to another one. What it said and nobody could write down is lost with this
+        connection: a host of the full dialect says it again, one of the base dialect does not.
+        """
+        left = self._recorder.left()
+        unsaid = [change for change in left if change.cause is Cause.NEVER_STARTED]
+        if lost := len(left) - len(unsaid):
+            log.error("not written down what a host said", host=self.host_id, changes=lost)
+            self._fleet.count("unwritten", lost)
+        now = self._clock.now()
+        unsaid += [self._talk.never_said(record, now) for record in self._out.take_back_all()]
+        if not unsaid:
+            return
+        try:
+            with anyio.fail_after(self._patience.drain_s):
+                self._announcer.taken(await self._store.change(unsaid))
+        except (StoreUnavailable, TimeoutError) as error:  # their deadlines bring them back
+            log.error("not given back what a host was not told", host=self.host_id, error=str(error))
 
     async def _hang_up(self) -> None:
         if self._is_hung_up:

@@ -49,6 +49,7 @@ class Recorder:
         "_seen_at",
         "_started",
         "_store",
+        "_taking",
         "_talk",
         "errand",
     )
@@ -77,6 +78,7 @@ class Recorder:
         self._count = count
         self.errand = Errand(self._work)
         self._changes: list[Change] = []
+        self._taking: list[Change] = []  # being committed
         self._bytes = 0
         self._beat = False
         self._is_other = False
@@ -105,8 +107,9 @@ class Recorder:
         self.errand.wake()
 
     def left(self) -> list[Change]:
-        """What was not written down, after the end."""
-        left, self._changes = self._changes, []
+        """What was not written down, or not for sure, after the end."""
+        left = [*self._taking, *self._changes]
+        self._taking, self._changes = [], []
         return left
 
     @property
@@ -150,7 +153,9 @@ class Recorder:
         return batch
 
     async def _commit(self, batch: list[Change]) -> None:
+        self._taking = batch
         taken = await self._until_taken(batch)
+        self._taking = []
         self._announcer.taken(taken)
         settled = self._talk.settle(batch, taken)
         for message in settled.say:

@@ -58,6 +58,7 @@ class Watchdog:
     async def watch_tasks(self) -> None:
         while True:
             try:
+                await self._fleet.notice_gone()
                 while await self.look() == AT_ONCE:
                     pass
                 self.trouble = None

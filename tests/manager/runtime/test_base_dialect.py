@@ -202,3 +202,19 @@ async def test_work_that_a_base_host_was_not_told_goes_back_when_it_is_gone(tmp_
         # What was in the socket may have arrived: nobody can say, so it is not given to another.
         assert (await h.store.task(first)).status is TaskState.ASSIGNED
         assert (await h.store.task(first)).disconnected_since is not None
+
+
+async def test_work_that_a_base_host_was_not_told_is_told_to_its_newer_connection(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        slow = h.hand("b1", room=1)
+        await slow.say_raw(msgspec.json.encode(GREETING))
+        await h.until_true(lambda: h.fleet.link("b1"))
+        await h.submit()
+        second = await h.submit()
+        await h.until(second, TaskState.ASSIGNED)
+        await h.until_true(lambda: "work=1" in repr(h.fleet.link("b1")))  # the first one is being written
+
+        new = h.hand("b1")
+        await new.say_raw(msgspec.json.encode(GREETING))
+
+        assert (await new.expect(TaskExecute)).task.task_id == second

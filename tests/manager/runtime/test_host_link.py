@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from manager.core.tasks import Record
+from manager.errors import StoreUnavailable
 from manager.runtime.host_link import Patience
 from shared_types.codec import encode
 from shared_types.hosts import EffectiveConfig, HostState, Vitals
@@ -498,3 +499,39 @@ async def test_when_the_manager_goes_down_hosts_are_told_and_nobody_new_is_let_i
         assert (closed.code, closed.reason) == (1012, "restarts")
         assert (await late.hangs_up()).code == 1012
         assert not (await h.store.host("h1")).is_connected
+
+
+async def test_a_connection_that_never_registers_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async with hall(tmp_path, patience=Patience(register_s=60)) as h:
+        mute = h.hand()
+        await anyio.wait_all_tasks_blocked()
+
+        with anyio.fail_after(5):
+            await h.fleet.close_all("restarts")
+
+        assert (await mute.hangs_up()).code == 1012
+
+
+async def test_a_gateway_is_known_only_when_what_it_did_not_name_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        hand = h.hand()
+        await hand.register(greeting())
+        await h.submit()
+        execute = await hand.expect(TaskExecute)
+        task_id = execute.task.task_id
+        await hand.say(TaskAccepted(task_id=task_id, attempt=1))
+        await hand.expect(TaskStart)
+        await h.cut()
+
+        async def full(*_: Any) -> Any:
+            raise StoreUnavailable("disk full", code="DISK_FULL")
+
+        monkeypatch.setattr(h.store, "change", full)
+        assert (await h.hand().hangs_up(after=encode(greeting(instance="two")))).code == 1013
+        monkeypatch.undo()
+        await h.hand().register(greeting(instance="two"))
+
+        # Another process of the gateway had it and may have started it: it must not go elsewhere as if it had not.
+        assert (await h.until(task_id, TaskState.LOST)).reason == "host_restarted"

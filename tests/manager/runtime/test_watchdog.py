@@ -1,10 +1,12 @@
 """Every live state has a deadline, and when it passes somebody acts."""
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from manager.core.tasks import DEFAULT_LIMITS
 from manager.errors import StoreUnavailable
 from shared_types.messages import TaskAbort, TaskExecute
 from shared_types.tasks import TaskState
@@ -108,3 +110,28 @@ async def test_the_loop_looks_by_itself_and_outlives_a_store_that_is_away(
             await h.until(task_id, TaskState.EXPIRED)
             await h.until_true(lambda: h.watchdog.trouble is None)
             group.cancel_scope.cancel()
+
+
+async def test_a_host_that_went_while_the_disk_was_full_is_noticed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        await h.online(FakeHost(plan=lambda _: Plan(holds=True)))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+        failed = anyio.Event()
+
+        async def full(*_: Any) -> Any:
+            failed.set()
+            raise StoreUnavailable("disk full", code="DISK_FULL")
+
+        monkeypatch.setattr(h.store, "host_gone", full)
+        h.lines["h1"].cut()
+        await failed.wait()
+        monkeypatch.undo()
+        h.group.start_soon(h.watchdog.watch_tasks)
+
+        task = await h.until_disconnected(task_id)
+
+        assert task.deadline_at is not None
+        assert task.deadline_at <= h.clock.now() + DEFAULT_LIMITS.lost_after

@@ -34,7 +34,7 @@ class HostWire:
         """Raises WireClosed."""
         try:
             await self._socket.send_text(data.decode())
-        except (OSError, WebSocketDisconnect) as error:
+        except (OSError, WebSocketDisconnect, RuntimeError) as error:  # the last: its goodbye is on its way to us
             raise WireClosed(str(error)) from error
 
     async def close(self, code: int, reason: str) -> None:
@@ -44,7 +44,7 @@ class HostWire:
         with anyio.move_on_after(2.0, shield=True) as limit:
             try:
                 await self._socket.close(code=code, reason=reason)
-            except (OSError, WebSocketDisconnect) as error:
+            except (OSError, WebSocketDisconnect, RuntimeError) as error:
                 raise WireClosed(str(error)) from error
         if limit.cancelled_caught:  # its buffer is full: closing would wait for a peer that takes nothing
             self._services.hang_up(self._socket.scope["client"])

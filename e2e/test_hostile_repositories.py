@@ -14,7 +14,7 @@ import pytest
 from e2e.model_server import ModelServer
 from e2e.rehearsal import rehearse
 from gateway.agents.base import AgentKind, Driver, Launch, RunSpec
-from gateway.agents.catalogue import KINDS
+from gateway.agents.catalogue import KINDS, PROFILES
 from shared_types.tasks import PermissionMode
 
 AGENTS = ["claude-code", "opencode", "gemini"]
@@ -96,6 +96,17 @@ async def test_a_strangers_repository_executes_nothing(agent: str, tmp_path: Pat
 
     async with ModelServer() as model:
         run = await rehearse(KINDS[agent], model, tmp_path, PROMPT, mode=PermissionMode.BYPASS)
+
+    assert run.evidence.answer == "done", run.evidence
+    assert sorted(path.name for path in caught.iterdir()) == []
+
+
+@each_agent
+async def test_nor_does_it_in_a_one_shot_run(agent: str, tmp_path: Path) -> None:
+    caught = hostile_repository(tmp_path)
+
+    async with ModelServer() as model:
+        run = await rehearse(PROFILES["oneshot"][agent], model, tmp_path, PROMPT, mode=PermissionMode.BYPASS)
 
     assert run.evidence.answer == "done", run.evidence
     assert sorted(path.name for path in caught.iterdir()) == []

@@ -133,7 +133,7 @@ def title_of(name: str, arguments: Any) -> str:
 def within(cwd: str, path: str) -> str:
     """The path as seen from the working directory when it is inside, else as it is.
 
-    >>> within("/work/repo", "/work/repo/src/a.py"), within("/work/repo", "/etc/passwd"), within("/work", "b.py")
+    >>> within("/w/repo", "/w/repo/src/a.py"), within("/w/repo", "/etc/passwd"), within("/w", "b.py")
     ('src/a.py', '/etc/passwd', 'b.py')
     """
     path = posixpath.normpath(path)

@@ -48,3 +48,28 @@ class Talk:
 
     def end(self, code: int = 0) -> list[AgentEvent]:
         return self.hear(Stream.EXIT, json.dumps({"code": code}).encode())
+
+
+# --- ACP ---------------------------------------------------------------------------------------------
+
+
+def answer(key: str, **said: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": key, **said}
+
+
+def update(**said: Any) -> dict[str, Any]:
+    return {"method": "session/update", "params": {"sessionId": "s1", "update": said}}
+
+
+def chunk(words: str, kind: str = "agent_message_chunk", **more: Any) -> dict[str, Any]:
+    return update(sessionUpdate=kind, content={"type": "text", "text": words}, **more)
+
+
+def prompted(agent: str, mode: PermissionMode = PermissionMode.DEFAULT, **more: Any) -> Talk:
+    """A session whose prompt was written."""
+    talk = Talk(agent, mode, **more)
+    while "prompt" not in talk.written:
+        for said in talk.write():
+            if said["id"] != "prompt":
+                talk.say(answer(said["id"], result={"protocolVersion": 1, "sessionId": "s1"}))
+    return talk

@@ -1,45 +1,22 @@
-"""The Agent Client Protocol where the recordings do not go, and how opencode and gemini are started."""
+"""The Agent Client Protocol where the recordings do not go: the same for all agents that speak it."""
 
-import json
 from typing import Any
 
 import pytest
 
 from gateway.agents.base import End
-from gateway.agents.catalogue import KINDS
 from shared_types.tasks import PermissionMode, Reason
-from tests.gateway.agents.talk import Talk, spec
+from tests.gateway.agents import test_gemini, test_opencode
+from tests.gateway.agents.talk import Talk, answer, chunk, prompted, update
 
 AGENTS = ["opencode", "gemini"]
 each_agent = pytest.mark.parametrize("agent", AGENTS)
-
-
-def answer(key: str, **said: Any) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": key, **said}
-
-
-def update(**said: Any) -> dict[str, Any]:
-    return {"method": "session/update", "params": {"sessionId": "s1", "update": said}}
-
-
-def chunk(words: str, kind: str = "agent_message_chunk", **more: Any) -> dict[str, Any]:
-    return update(sessionUpdate=kind, content={"type": "text", "text": words}, **more)
 
 
 def ask(*kinds: str, **call: Any) -> dict[str, Any]:
     options = [{"optionId": f"o-{kind}", "kind": kind} for kind in kinds]
     tool = {"toolCallId": "c1", "title": "tool", "kind": "execute", **call}
     return {"id": 7, "method": "session/request_permission", "params": {"toolCall": tool, "options": options}}
-
-
-def prompted(agent: str, mode: PermissionMode = PermissionMode.DEFAULT, **more: Any) -> Talk:
-    """A session whose prompt was written."""
-    talk = Talk(agent, mode, **more)
-    while "prompt" not in talk.written:
-        for said in talk.write():
-            if said["id"] != "prompt":
-                talk.say(answer(said["id"], result={"protocolVersion": 1, "sessionId": "s1"}))
-    return talk
 
 
 # --- the conversation -------------------------------------------------------------------------------
@@ -84,22 +61,6 @@ def test_a_session_that_needs_a_login_says_so(agent: str) -> None:
     talk.say(answer("new", error={"code": -32000, "message": "Authentication required"}))
 
     assert (talk.driver.evidence.end, talk.driver.evidence.reason) == (End.ERROR, Reason.PROVIDER_AUTH)
-    assert talk.driver.is_done
-
-
-def test_a_model_that_opencode_does_not_know_ends_it_before_the_prompt() -> None:
-    talk = Talk("opencode", model="nope/nothing")
-    talk.write()
-    talk.say(answer("initialize", result={"protocolVersion": 1}))
-    talk.write()
-    talk.say(answer("new", result={"sessionId": "s1"}))
-
-    (configure,) = talk.write()
-    assert configure["params"] == {"sessionId": "s1", "configId": "model", "value": "nope/nothing"}
-    talk.say(answer("setup:1", error={"code": -32602, "message": "unknown model nope/nothing"}))
-
-    assert talk.driver.evidence.error == "unknown model nope/nothing"
-    assert "prompt" not in talk.written
     assert talk.driver.is_done
 
 
@@ -282,19 +243,13 @@ def test_a_change_without_a_diff_is_still_a_change(agent: str) -> None:
 # --- a model that fails -----------------------------------------------------------------------------
 
 
-def opencode_failure(words: str) -> str:
-    return f'timestamp=2026-01-01T00:00:00.000Z level=ERROR message="stream error" x=1 error.error={json.dumps(words)}'
+FAILURES = [
+    ("opencode", test_opencode.failure("AI_APICallError: Rate limit reached")),
+    ("gemini", test_gemini.failure(429)),
+]
 
 
-def gemini_failure(status: int) -> str:
-    told = json.dumps({"error": {"code": status, "message": "Slow down."}})
-    return f"[2026-01-01T00:00:00.000Z] [WARN] Attempt 1 failed with status {status}. Retrying... _ApiError: {told}"
-
-
-@pytest.mark.parametrize(
-    ("agent", "line"),
-    [("opencode", opencode_failure("AI_APICallError: Rate limit reached")), ("gemini", gemini_failure(429))],
-)
+@pytest.mark.parametrize(("agent", "line"), FAILURES)
 def test_a_model_that_fails_again_and_again_ends_the_turn(agent: str, line: str) -> None:
     talk = prompted(agent)
 
@@ -307,7 +262,7 @@ def test_a_model_that_fails_again_and_again_ends_the_turn(agent: str, line: str)
     assert (talk.driver.evidence.end, talk.driver.is_done) == (End.ERROR, True)
 
 
-@pytest.mark.parametrize(("agent", "line"), [("opencode", opencode_failure("x")), ("gemini", gemini_failure(500))])
+@pytest.mark.parametrize(("agent", "line"), FAILURES)
 def test_failures_with_progress_between_them_are_not_the_end(agent: str, line: str) -> None:
     talk = prompted(agent)
 
@@ -338,80 +293,3 @@ def test_an_error_instead_of_an_answer_has_its_reason(agent: str, fault: Any, re
     talk.say(answer("prompt", error=fault))
 
     assert (talk.driver.evidence.end, talk.driver.evidence.reason) == (End.ERROR, reason)
-
-
-# --- starting ---------------------------------------------------------------------------------------
-
-
-def test_opencode_lays_what_a_mode_needs_over_the_owners_own_rules() -> None:
-    owned = {"OPENCODE_PERMISSION": '{"read":"deny","bash":"allow"}'}
-
-    asking = KINDS["opencode"].driver(spec(PermissionMode.ACCEPT_EDITS, host_env=owned)).launch().env
-    usual = KINDS["opencode"].driver(spec(PermissionMode.DEFAULT, host_env=owned)).launch().env
-
-    rules = json.loads(asking["OPENCODE_PERMISSION"])
-    assert (rules["read"], rules["bash"], "edit" in rules) == ("deny", "ask", False)
-    assert "OPENCODE_PERMISSION" not in usual  # the host's own stays
-
-
-def test_opencode_gets_a_repositorys_advice_beside_the_owners_own_instructions() -> None:
-    owned = {"OPENCODE_CONFIG_CONTENT": '{"model":"a/b","instructions":["mine.md"]}'}
-
-    launch = KINDS["opencode"].driver(spec(host_env=owned, instructions="Use tabs.")).launch()
-
-    config = json.loads(launch.env["OPENCODE_CONFIG_CONTENT"])
-    assert config == {"model": "a/b", "instructions": ["mine.md", "{private}/instructions.md"]}
-    assert launch.files["instructions.md"] == b"Use tabs."
-
-
-def test_opencode_plans_as_its_own_planner() -> None:
-    talk = prompted("opencode", PermissionMode.PLAN)
-
-    assert talk.written["setup:2"]["params"] == {"sessionId": "s1", "configId": "mode", "value": "plan"}
-
-
-@pytest.mark.parametrize(
-    ("mode", "named"),
-    [
-        (PermissionMode.DEFAULT, "default"),
-        (PermissionMode.ACCEPT_EDITS, "auto_edit"),
-        (PermissionMode.PLAN, "plan"),
-        (PermissionMode.BYPASS, "yolo"),
-        (PermissionMode.DENY, "default"),
-    ],
-)
-def test_gemini_is_told_the_mode_and_trusts_nobody(mode: PermissionMode, named: str) -> None:
-    launch = KINDS["gemini"].driver(spec(mode, model=None)).launch()
-
-    assert launch.argv == ("/bin/agent", "--acp", "--skip-trust", "--approval-mode", named)
-    assert "GEMINI_CLI_TRUST_WORKSPACE" not in launch.env
-
-
-def test_what_gemini_says_before_its_log_begins_may_be_all_it_ever_says() -> None:
-    talk = Talk("gemini")
-
-    told = talk.complain("Unknown argument: frob")
-    told += talk.complain("[2026-01-01T00:00:00.000Z] [DEBUG] Hook registry initialized")
-    told += talk.complain("  at somewhere (file.js:1:1)")
-    talk.end(1)
-
-    assert [event.content for event in told] == ["Unknown argument: frob"]
-    assert talk.driver.evidence.error == "Unknown argument: frob"
-
-
-@pytest.mark.parametrize(
-    ("agent", "env", "files", "known"),
-    [
-        ("opencode", {}, [], None),
-        ("opencode", {}, [".local/share/opencode/auth.json"], True),
-        ("opencode", {"OPENAI_API_KEY": "k"}, [], True),
-        ("gemini", {}, [], False),
-        ("gemini", {}, [".gemini/settings.json"], None),
-        ("gemini", {}, [".gemini/oauth_creds.json"], True),
-        ("gemini", {"GEMINI_API_KEY": "k"}, [], True),
-    ],
-)
-def test_a_login_is_seen_missed_or_unknown(
-    agent: str, env: dict[str, str], files: list[str], known: bool | None
-) -> None:
-    assert KINDS[agent].logged_in(env, frozenset(files)) is known

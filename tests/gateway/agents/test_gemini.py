@@ -1,0 +1,71 @@
+"""How gemini is started, and what it says outside the protocol."""
+
+import json
+
+import pytest
+
+from gateway.agents.catalogue import KINDS
+from shared_types.tasks import PermissionMode
+from tests.gateway.agents.talk import Talk, prompted, spec, update
+
+
+def failure(status: int) -> str:
+    told = json.dumps({"error": {"code": status, "message": "Slow down."}})
+    return f"[2026-01-01T00:00:00.000Z] [WARN] Attempt 1 failed with status {status}. Retrying... _ApiError: {told}"
+
+
+def test_it_tells_of_a_failing_model_in_its_log_alone() -> None:
+    (warning,) = prompted("gemini").complain(failure(429))
+
+    assert warning.content == "the model failed (1): Slow down."
+
+
+def test_a_tools_name_stands_in_its_calls_id() -> None:
+    call = {"toolCallId": "write_file__fc_01", "status": "in_progress", "title": "Writing to a.txt", "kind": "edit"}
+
+    (event,) = prompted("gemini").say(update(sessionUpdate="tool_call", **call))
+
+    assert event.data is not None
+    assert (event.data["name"], event.data["title"]) == ("write_file", "write_file: Writing to a.txt")
+
+
+@pytest.mark.parametrize(
+    ("mode", "named"),
+    [
+        (PermissionMode.DEFAULT, "default"),
+        (PermissionMode.ACCEPT_EDITS, "auto_edit"),
+        (PermissionMode.PLAN, "plan"),
+        (PermissionMode.BYPASS, "yolo"),
+        (PermissionMode.DENY, "default"),
+    ],
+)
+def test_gemini_is_told_the_mode_and_trusts_nobody(mode: PermissionMode, named: str) -> None:
+    launch = KINDS["gemini"].driver(spec(mode, model=None)).launch()
+
+    assert launch.argv == ("/bin/agent", "--acp", "--skip-trust", "--approval-mode", named)
+    assert "GEMINI_CLI_TRUST_WORKSPACE" not in launch.env
+
+
+def test_what_gemini_says_before_its_log_begins_may_be_all_it_ever_says() -> None:
+    talk = Talk("gemini")
+
+    told = talk.complain("Unknown argument: frob")
+    told += talk.complain("[2026-01-01T00:00:00.000Z] [DEBUG] Hook registry initialized")
+    told += talk.complain("  at somewhere (file.js:1:1)")
+    talk.end(1)
+
+    assert [event.content for event in told] == ["Unknown argument: frob"]
+    assert talk.driver.evidence.error == "Unknown argument: frob"
+
+
+@pytest.mark.parametrize(
+    ("env", "files", "known"),
+    [
+        ({}, [], False),
+        ({}, [".gemini/settings.json"], None),
+        ({}, [".gemini/oauth_creds.json"], True),
+        ({"GEMINI_API_KEY": "k"}, [], True),
+    ],
+)
+def test_a_login_is_seen_missed_or_unknown(env: dict[str, str], files: list[str], known: bool | None) -> None:
+    assert KINDS["gemini"].logged_in(env, frozenset(files)) is known

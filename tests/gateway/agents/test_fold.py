@@ -44,11 +44,7 @@ class Echo(Fold):
 
 
 def hear(driver: Echo, *records: tuple[Stream, bytes, bool]) -> list[AgentEvent]:
-    return [
-        event
-        for n, (stream, data, more) in enumerate(records)
-        for event in driver.heard(Record(n + 1, n, stream, data, more))
-    ]
+    return [event for record in numbered(records) for event in driver.heard(record)]
 
 
 def test_a_write_is_asked_for_until_the_journal_has_it() -> None:

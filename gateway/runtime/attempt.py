@@ -13,7 +13,9 @@ import re
 import socket
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import anyio
@@ -31,6 +33,7 @@ _PATIENCE_S: Final = 20.0  # for a keeper that has written its last record and i
 _SWEEPS: Final = 500
 
 _log = structlog.get_logger(__name__)
+_deleting = Lock()  # one at a time: each deletes what others left, too
 
 
 class State(msgspec.Struct, rename="camel"):
@@ -85,11 +88,27 @@ def forget(home: Path, uid: str) -> None:
             raise TimeoutError(f"attempt {uid} still has its keeper")
         time.sleep(0.005)
     path.rename(path.with_name(_GONE + uid))  # from here on it is not found any more, however far we get
-    for gone in path.parent.glob(_GONE + "*"):
-        try:
-            _delete(gone)
-        except OSError as error:  # what cannot be deleted keeps nothing else from being deleted
-            _log.error("attempt.not_deleted", path=str(gone), error=str(error))
+    _delete_gone(path.parent)
+
+
+def tidy(home: Path) -> None:
+    """Delete what a gateway that died has left half made or half deleted. For one that has made nothing yet."""
+    attempts = home / "attempts"
+    if attempts.is_dir():
+        for path in attempts.iterdir():
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        _delete_gone(attempts)
+
+
+def _delete_gone(attempts: Path) -> None:
+    """What cannot be deleted keeps nothing else from being deleted."""
+    with _deleting:
+        for gone in attempts.glob(_GONE + "*"):
+            try:
+                _delete(gone)
+            except OSError as error:
+                _log.error("attempt.not_deleted", path=str(gone), error=str(error))
 
 
 def _delete(path: Path) -> None:

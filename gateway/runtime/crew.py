@@ -417,6 +417,7 @@ class Crew:
     # --- adopting -------------------------------------------------------------------------------------
 
     async def _adopt_all(self) -> None:
+        await anyio.to_thread.run_sync(attempt.tidy, self._home)
         for uid in await anyio.to_thread.run_sync(attempt.found, self._home):
             await self._adopt(uid)
 

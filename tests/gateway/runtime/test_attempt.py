@@ -4,9 +4,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.runtime import attempt
-from gateway.runtime.attempt import forget, found, make
+from gateway.runtime.attempt import forget, found, make, tidy
 from gateway.runtime.process import Keeper
 from tests.fakes.attempts import House, wait_heard
 
@@ -104,6 +105,33 @@ def test_what_was_left_half_deleted_is_deleted_with_the_next(house: House):
     assert found(house.home) == ["next"]
     forget(house.home, "next")
 
+    assert list((house.home / "attempts").iterdir()) == []
+
+
+def test_what_a_gateway_left_half_made_or_half_deleted_is_tidied_away_by_the_next(house: House):
+    kept = make(house.home, "kept")
+    (kept.parent / "half-made").mkdir()
+    make(house.home, "half").rename(kept.with_name(".gone-half"))
+
+    tidy(house.home)
+
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+async def test_many_are_forgotten_at_once(house: House):
+    names = [f"a{number}" for number in range(30)]
+    for name in names:
+        folder = make(house.home, name) / "private" / "x"
+        folder.mkdir()
+        for number in range(20):
+            (folder / str(number)).mkdir()
+
+    with capture_logs() as said:
+        async with anyio.create_task_group() as group:
+            for name in names:
+                group.start_soon(anyio.to_thread.run_sync, forget, house.home, name)
+
+    assert said == []
     assert list((house.home / "attempts").iterdir()) == []
 
 

@@ -77,6 +77,7 @@ class Writer(Generic[L]):
         self._asked: list[_Operation[L]] = []  # in this turn of the loop
         self._inbox: SimpleQueue[list[_Operation[L]] | None] = SimpleQueue()
         self._closed = False
+        self._is_torn = False  # memory and rows differ, since a rollback failed
         self._ended = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="store-writer", daemon=True)
         self._thread.start()
@@ -138,10 +139,16 @@ class Writer(Generic[L]):
 
     def _handle(self, group: list[_Operation[L]]) -> None:
         try:
+            if self._is_torn:
+                self._roll_back()
             news = self._commit(group)
         except Exception as error:
-            self._ledger.rollback()
             world = unavailable(error) if isinstance(error, sqlite3.Error) else None
+            try:
+                self._roll_back()
+            except Exception as worse:  # the thread must not die: nobody would ever be answered
+                known = unavailable(worse) if isinstance(worse, sqlite3.Error) else None
+                world = known or StoreUnavailable(f"what was half done cannot be undone: {worse}")
             if world is None and len(group) > 1:
                 for operation in group:
                     self._handle([operation])
@@ -154,6 +161,12 @@ class Writer(Generic[L]):
         self._in_loop(self._deliver, group, news)
         if self._ledger.written_bytes > MAX_WAL_BYTES:
             self._checkpoint()
+
+    def _roll_back(self) -> None:
+        """When it raises, nothing is done before this was."""
+        self._is_torn = True
+        self._ledger.rollback()
+        self._is_torn = False
 
     def _commit(self, group: list[_Operation[L]]) -> Any:
         ledger = self._ledger

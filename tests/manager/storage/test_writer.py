@@ -33,6 +33,7 @@ class Book:
         self.checkpointed = threading.Event()
         self.written_bytes = 0
         self.fail_commit: Exception | None = None
+        self.fail_rollbacks = 0
         self.closed = False
 
     def put(self, word: str) -> int:
@@ -50,6 +51,9 @@ class Book:
         return news or None
 
     def rollback(self) -> None:
+        if self.fail_rollbacks:
+            self.fail_rollbacks -= 1
+            raise sqlite_error(sqlite3.SQLITE_IOERR_READ)
         self.pending = []
 
     def checkpoint(self, *, truncate: bool = False) -> None:
@@ -156,6 +160,22 @@ async def test_a_full_disk_is_told_to_all_and_over_when_there_is_room(caplog: py
     assert caught.value.code == "DISK_FULL"
     assert book.committed == ["b"]
     assert "DISK_FULL" in caplog.text
+
+
+async def test_a_disk_that_fails_while_undoing_too_leaves_nobody_waiting_and_nothing_half_done() -> None:
+    book = Book()
+    book.fail_commit, book.fail_rollbacks = sqlite_error(sqlite3.SQLITE_FULL), 2
+    writer = Writer(book, lambda news: None)
+
+    with anyio.fail_after(10):
+        for word in ("a", "b"):
+            with pytest.raises(StoreUnavailable) as caught:
+                await writer.do(lambda b, word=word: b.put(word))  # type: ignore[misc]
+            assert caught.value.code == "IO_ERROR"
+        await writer.do(lambda b: b.put("c"))
+        await writer.close()
+
+    assert book.committed == ["c"]
 
 
 @pytest.mark.parametrize(

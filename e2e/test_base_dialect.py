@@ -207,7 +207,7 @@ async def test_nothing_is_heard_before_register(manager: Manager, foreign: BaseG
 
 async def test_a_frame_of_5_megabytes_closes_the_connection_and_nothing_else(manager: Manager, foreign: BaseGateway):
     async with foreign.connected():
-        foreign.say({"type": "task:sing", "content": "x" * 5_000_000})
+        await foreign.say_once({"type": "task:sing", "content": "x" * 5_000_000})
         # 1009, if the network still delivers it to a peer that has not stopped talking.
         assert await until(lambda: foreign.close_code, 10, "the connection is closed") in {1006, 1009}
 

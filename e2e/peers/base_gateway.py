@@ -93,6 +93,12 @@ class BaseGateway:
     def say(self, message: dict[str, Any]) -> None:
         self._to_send.put_nowait(message)
 
+    async def say_once(self, message: dict[str, Any]) -> None:
+        """On this connection or never."""
+        assert self._socket is not None
+        with suppress(ConnectionError, aiohttp.ClientError):
+            await self._socket.send_json(message)
+
     async def cut(self) -> None:
         """The network fails: the connection is gone without a word."""
         assert self._socket is not None

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-_HEAD_END: Final = b"\r\n\r\n"
+HEAD_END: Final = b"\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, found, body = self._buffer.partition(_HEAD_END)
+        head, found, body = self._buffer.partition(HEAD_END)
         if not found:
             return
         at = head.lower().index(b"content-length:") + 15

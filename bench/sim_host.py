@@ -11,15 +11,17 @@ import json
 import sys
 import time
 from collections import defaultdict
+from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
-from websockets.asyncio.client import ClientConnection, connect
 
+from bench.raw_ws import Socket
 from shared_types import codec
 from shared_types.delivery import Outbox, Span
 from shared_types.hosts import AgentInfo, HostCapabilities
 from shared_types.messages import (
+    FromGateway,
     Heartbeat,
     Ping,
     Register,
@@ -38,41 +40,50 @@ DONE = TaskResult(success=True, exit_code=0, duration=0)
 
 
 class Host:
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
+    def __init__(self, host_id: str, group: asyncio.TaskGroup) -> None:
+        self.host_id = host_id
+        self.group = group
+        self.socket: Socket | None = None
+        self.registered: asyncio.Future[Registered] = asyncio.get_running_loop().create_future()
         self.tasks: dict[str, TaskRequest] = {}
         self.outboxes: dict[str, Outbox[None]] = defaultdict(lambda: Outbox(window_bytes=4 * 1024 * 1024))
         self.confirmed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
-    async def say(self, *messages: msgspec.Struct) -> None:
+    def say(self, *messages: FromGateway) -> None:
+        assert self.socket is not None
         for message in messages:
-            await self.socket.send(codec.encode(message), text=True)
+            self.socket.say(codec.encode(message))
 
-    async def run(self, group: asyncio.TaskGroup) -> None:
-        async for frame in self.socket:
-            match codec.decode_from_manager(frame):
-                case TaskExecute(task=task, attempt=int(attempt)):
-                    self.tasks[task.task_id] = task
-                    await self.say(TaskAccepted(task_id=task.task_id, attempt=attempt))
-                case TaskStart(task_id=task_id, attempt=attempt):
-                    task = self.tasks.pop(task_id)
-                    if task.prompt.startswith("relay "):
-                        group.create_task(self.relay(task, attempt))
-                    else:
-                        end = TaskCompleted(task_id=task_id, attempt=attempt, seq=1, result=DONE)
-                        await self.say(TaskStarted(task_id=task_id, attempt=attempt), end)
-                case TaskAck(task_id=task_id, seq=seq) if task_id in self.outboxes:
-                    self.outboxes[task_id].confirm(seq)
-                    self.confirmed[task_id].set()
-                case Ping():
-                    await self.say(Heartbeat(timestamp=time.time_ns() // 1_000_000))
+    def heard(self, frame: bytes) -> None:
+        match codec.decode_from_manager(frame):
+            case TaskExecute(task=task, attempt=int(attempt)):
+                self.tasks[task.task_id] = task
+                self.say(TaskAccepted(task_id=task.task_id, attempt=attempt))
+            case TaskStart(task_id=task_id, attempt=attempt):
+                task = self.tasks.pop(task_id)
+                if task.prompt.startswith("relay "):
+                    self.group.create_task(self.relay(task, attempt))
+                else:
+                    end = TaskCompleted(task_id=task_id, attempt=attempt, seq=1, result=DONE)
+                    self.say(TaskStarted(task_id=task_id, attempt=attempt), end)
+            case TaskAck(task_id=task_id, seq=seq) if task_id in self.outboxes:
+                self.outboxes[task_id].confirm(seq)
+                self.confirmed[task_id].set()
+            case Ping():
+                self.beat()
+            case Registered() as answer:
+                self.registered.set_result(answer)
+
+    def beat(self) -> None:
+        self.say(Heartbeat(timestamp=time.time_ns() // 1_000_000))
 
     async def relay(self, task: TaskRequest, attempt: int) -> None:
         _, count, per_frame, size = task.prompt.split()
         text = "x" * (int(size) - 50)
         event = msgspec.Raw(msgspec.json.encode({"type": "log", "timestamp": 1_700_000_000_000, "content": text}))
         outbox, task_id = self.outboxes[task.task_id], task.task_id
-        await self.say(TaskStarted(task_id=task_id, attempt=attempt))
+        assert self.socket is not None
+        self.say(TaskStarted(task_id=task_id, attempt=attempt))
         while outbox.said < int(count):
             first, last = outbox.said + 1, min(outbox.said + int(per_frame), int(count))
             message = TaskEvents(
@@ -83,43 +94,42 @@ class Host:
                 self.confirmed[task_id].clear()
                 await self.confirmed[task_id].wait()
             outbox.put(Span(first, last, None, len(frame)))
-            await self.socket.send(frame, text=True)
-        await self.say(TaskCompleted(task_id=task_id, attempt=attempt, seq=outbox.said + 1, result=DONE))
+            self.socket.say(frame)
+            await self.socket.drain()
+        self.say(TaskCompleted(task_id=task_id, attempt=attempt, seq=outbox.said + 1, result=DONE))
         self.outboxes.pop(task_id)
         self.confirmed.pop(task_id, None)
 
 
 async def main(url: str, token: str, host_id: str) -> None:
-    headers = {"Authorization": f"Bearer {token}"}
-    async with connect(
-        f"{url}/agent/ws?hostId={host_id}", additional_headers=headers, compression=None, ping_interval=None
-    ) as socket:
-        capabilities = HostCapabilities(name=host_id, agents=("noop",), max_concurrent=1000, cwd="/tmp")
-        agents = (AgentInfo(agent="noop", version="1", auth_ok=True),)
-        register = Register(
-            host_id=host_id,
-            capabilities=capabilities,
-            protocol=2,
-            version="bench",
-            boot_id="b",
-            instance="i",
-            agents=agents,
+    address = urlsplit(url)
+    async with asyncio.TaskGroup() as group:
+        host = Host(host_id, group)
+        path = f"/agent/ws?hostId={host_id}"
+        host.socket = await Socket.open(address.hostname or "127.0.0.1", address.port or 80, path, token, host.heard)
+        host.say(
+            Register(
+                host_id=host_id,
+                capabilities=HostCapabilities(name=host_id, agents=("noop",), max_concurrent=1000, cwd="/tmp"),
+                protocol=2,
+                version="bench",
+                boot_id="b",
+                instance="i",
+                agents=(AgentInfo(agent="noop", version="1", auth_ok=True),),
+            )
         )
-        await socket.send(codec.encode(register), text=True)
-        answer = codec.decode_from_manager(await socket.recv())
-        assert isinstance(answer, Registered), answer
+        answer = await host.registered
         assert answer.ok, answer
         print(json.dumps({"ready": host_id}), flush=True)
-        async with asyncio.TaskGroup() as group:
-            beat = group.create_task(heartbeat(socket, answer.heartbeat_interval or 15_000))
-            await Host(socket).run(group)
-            beat.cancel()
+        beat = group.create_task(heartbeat(host, answer.heartbeat_interval or 15_000))
+        print(await host.socket.closed, file=sys.stderr)
+        beat.cancel()
 
 
-async def heartbeat(socket: ClientConnection, interval_ms: int) -> None:
+async def heartbeat(host: Host, interval_ms: int) -> None:
     while True:
         await asyncio.sleep(interval_ms / 1000)
-        await socket.send(codec.encode(Heartbeat(timestamp=time.time_ns() // 1_000_000)), text=True)
+        host.beat()
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from typing import Final
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 RANDOM_BYTES: Final = 10
+_PAIRS: Final = [first + second for first in ALPHABET for second in ALPHABET]
 
 
 def new_id(prefix: str, now_ms: int, random: bytes) -> str:
     """A name of 26 characters behind `prefix_`; `random` is RANDOM_BYTES of chance."""
     number = (now_ms << 80) | int.from_bytes(random[:RANDOM_BYTES], "big")
-    return prefix + "_" + "".join(ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return prefix + "_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])

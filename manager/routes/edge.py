@@ -7,6 +7,7 @@ It never logs a query, a header or a body: secrets come in those.
 import re
 import secrets
 import time
+from itertools import count
 from typing import Any, Final, cast
 
 import structlog
@@ -29,6 +30,8 @@ class Edge:
         self._app = app
         self._services = services
         self._log_all = services.config.log_requests
+        self._prefix = secrets.token_hex(4)  # of this process: its requests are numbered
+        self._numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind: str = scope["type"]
@@ -41,7 +44,8 @@ class Edge:
 
     def _name(self, scope: Scope) -> str:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
+        is_good = given is not None and _REQUEST_ID.match(given)
+        request_id = given.decode() if given is not None and is_good else f"{self._prefix}{next(self._numbers):08x}"
         extra = cast(dict[str, Any], scope)
         extra["services"] = self._services
         extra["request_id"] = request_id

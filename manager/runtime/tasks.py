@@ -8,13 +8,14 @@ from hashlib import sha256
 from secrets import token_bytes
 from typing import Final
 
+import anyio
 import msgspec
 
 from manager.core import admission
 from manager.core.lifecycle import Cause
 from manager.core.tasks import Change, Record, Spec, Verdict, requirement
 from manager.core.why import explain
-from manager.errors import Conflict, Invalid, NotFound, Refused
+from manager.errors import Conflict, Invalid, NotFound
 from manager.ports import Announcements, Clock, NewTask, Store, Taken
 from manager.runtime.fleet import Fleet
 from shared_types.api import InputReceipt, InputState, TaskCreate, Why
@@ -45,6 +46,7 @@ class Tasks:
         self._clock = clock
         self._max_queued = max_queued
         self._queue_ttl_ms = queue_ttl_ms
+        self._chance = b""
 
     async def submit(
         self, create: TaskCreate, *, actor: str, idempotency_key: str | None = None, trace_id: str = ""
@@ -65,7 +67,7 @@ class Tasks:
         if create.host_id is not None and create.host_id not in self._fleet.registry:
             await self._store.host(create.host_id)
         now = self._clock.now()
-        task_id = new_id("task", now, token_bytes(RANDOM_BYTES))
+        task_id = new_id("task", now, self._random())
         spec = Spec(
             prompt=create.prompt,
             agent_type=agent,
@@ -129,15 +131,15 @@ class Tasks:
         """Text for the agent. Kept until it has it: a task that does not run yet gets it when it does, a host that
         is away when it is back. `stored`, `sent` or `taken` is how far it got when this returns.
 
-        Raises TooLarge INPUT_TOO_LARGE, NotFound NO_SUCH_TASK, Conflict TASK_ENDED.
+        Raises TooLarge INPUT_TOO_LARGE, TooMany INPUTS_FULL, NotFound NO_SUCH_TASK, Conflict TASK_ENDED.
         """
         admission.check_text(content, field="$.content", code="INPUT_TOO_LARGE")
         now = self._clock.now()
         self._fleet.expect_input(task_id)  # before it is stored: the agent may start while we wait
-        name = input_id or new_id("input", now, token_bytes(RANDOM_BYTES))
+        name = input_id or new_id("input", now, self._random())
         try:
             stored = await self._store.add_input(task_id, name, content, now)
-        except Refused:
+        except (NotFound, Conflict):
             self._fleet.no_input_waits(task_id)
             raise
         if stored.state is InputState.TAKEN:
@@ -157,9 +159,20 @@ class Tasks:
         hosts = await self._fleet.statuses()
         return explain(task, hosts, now, position=await self._store.position(task_id))
 
+    def _random(self) -> bytes:
+        """Chance for one name. Asking the system for it each time means letting go of the interpreter each time."""
+        if not self._chance:
+            self._chance = token_bytes(100 * RANDOM_BYTES)
+        random, self._chance = self._chance[:RANDOM_BYTES], self._chance[RANDOM_BYTES:]
+        return random
+
     async def _decide(self, change: Change, cannot: str, code: str) -> Record:
-        """Commit one change of ours and announce it. Raises NotFound, Conflict."""
-        (taken,) = await self._store.change([change])
+        """Commit one change of ours and announce it. Raises NotFound, Conflict.
+
+        Whoever asked may hang up meanwhile: what is committed is announced, and its host told, all the same.
+        """
+        with anyio.CancelScope(shield=True):
+            (taken,) = await self._store.change([change])
         self._announcer.taken([taken])
         return _taken(change.task_id, taken, cannot, code)
 

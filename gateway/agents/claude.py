@@ -78,7 +78,7 @@ _NOBODY: Final[Mapping[str, str]] = {
 }
 _EXIT_CODE: Final = re.compile(r"Exit code (\d{1,3})\b")
 # Known, and nothing anybody needs to see.
-_SILENT: Final = frozenset({"command_lifecycle", "control_cancel_request", "keep_alive", "conversation_reset"})
+_SILENT: Final = frozenset({"keep_alive", "conversation_reset"})
 
 
 class ClaudeKind:

@@ -41,9 +41,6 @@ class Names:
         if len(self._seen) < MAX_NAMES:
             self._seen.setdefault(name[:1000])
 
-    def __iter__(self) -> Any:
-        return iter(self._seen)
-
     def __len__(self) -> int:
         return len(self._seen)
 

@@ -270,7 +270,9 @@ class Store(Protocol):
     # inputs
 
     async def add_input(self, task_id: str, input_id: str, content: str, now: int) -> StoredInput:
-        """Durable before it is sent. The same id again gives what is stored. Raises NotFound, Conflict TASK_ENDED."""
+        """Durable before it is sent. The same id again gives what is stored. Raises NotFound, Conflict TASK_ENDED,
+        TooMany INPUTS_FULL.
+        """
         ...
 
     async def mark_input(self, task_id: str, input_id: str, state: InputState) -> StoredInput | None:

@@ -4,13 +4,17 @@ from typing import Final
 
 import msgspec
 
-from manager.errors import Conflict
+from manager.errors import Conflict, TooMany
 from manager.ports import StoredInput
 from manager.storage.ledger import Hot, Ledger
 from shared_types.api import InputState
 from shared_types.tasks import FINAL
 
+MAX_WAITING_BYTES: Final = 8 * 1024 * 1024  # of one task; all that waits is read and said at once
+ROW: Final = 1_000  # what an input costs beside its text
+
 _PROGRESS: Final = {InputState.STORED: 0, InputState.SENT: 1, InputState.TAKEN: 2}
+_WAITING: Final = "SELECT coalesce(sum(length(content) + ?), 0) FROM input WHERE task_no = ? AND state != 'taken'"
 
 
 def add(ledger: Ledger, task_id: str, input_id: str, content: str, now: int) -> StoredInput:
@@ -20,6 +24,13 @@ def add(ledger: Ledger, task_id: str, input_id: str, content: str, now: int) -> 
         return known
     if hot.record.status in FINAL:
         raise Conflict(f"task {task_id} has ended ({hot.record.status})", code="TASK_ENDED")
+    (waiting,) = ledger.db.execute(_WAITING, (ROW, hot.no)).fetchone()
+    if waiting + ROW + len(content) > MAX_WAITING_BYTES:
+        raise TooMany(
+            f"the agent of task {task_id} has not taken {waiting} bytes of earlier input yet",
+            code="INPUTS_FULL",
+            hint="wait until it has; `fleetgate logs` shows each input that was taken",
+        )
     ledger.write(
         "INSERT INTO input (task_no, input_id, content, state, created_at) VALUES (?, ?, ?, ?, ?)",
         (hot.no, input_id, content, InputState.STORED.value, now),

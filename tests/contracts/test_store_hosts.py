@@ -3,7 +3,7 @@
 import pytest
 
 from manager.core.lifecycle import Cause
-from manager.errors import Conflict, NotFound
+from manager.errors import Conflict, NotFound, TooMany
 from manager.ports import Store
 from shared_types.api import InputState
 from shared_types.hosts import AgentInfo
@@ -108,6 +108,20 @@ async def test_an_input_is_kept_until_the_agent_has_it(place: Place) -> None:
     assert len(await store.open_inputs(task.id)) == 2
     await store.mark_input(task.id, "in_1", InputState.TAKEN)
     assert [kept.input_id for kept in await store.open_inputs(task.id)] == ["in_2"]
+
+
+async def test_only_so_much_input_waits_for_an_agent(store: Store) -> None:
+    task = await submit(store)
+    for number in range(31):
+        await store.add_input(task.id, f"in_{number}", "x" * 256 * 1024, T0)
+
+    with pytest.raises(TooMany) as caught:
+        await store.add_input(task.id, "in_31", "x" * 256 * 1024, T0)
+    await store.mark_input(task.id, "in_0", InputState.TAKEN)
+    await store.add_input(task.id, "in_31", "x" * 256 * 1024, T0)
+
+    assert caught.value.code == "INPUTS_FULL"
+    assert len(await store.open_inputs(task.id)) == 31
 
 
 async def test_an_input_never_goes_back(store: Store) -> None:

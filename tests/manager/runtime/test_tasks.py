@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from manager.errors import Conflict, Invalid, NotFound, Refused, TooLarge, TooMany
@@ -179,6 +180,19 @@ async def test_kill_leaves_no_grace(tmp_path: Path) -> None:
         await h.tasks.abort(task_id, kill=True)
 
         assert (await hand.expect(TaskAbort)).grace_ms == 0
+
+
+async def test_an_abort_whose_sender_hung_up_meanwhile_still_reaches_the_host(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        await h.online(FakeHost(plan=lambda _: HOLDS))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+
+        with anyio.CancelScope() as sender:
+            sender.cancel()
+            await h.tasks.abort(task_id)
+
+        await h.until(task_id, TaskState.ABORTED)
 
 
 async def test_a_task_whose_host_is_away_is_aborted_when_it_comes_back(tmp_path: Path) -> None:

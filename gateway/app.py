@@ -37,6 +37,7 @@ from gateway.agents.catalogue import with_commands
 from gateway.core.link import Link
 from gateway.core.policy import Limits, Policy
 from gateway.errors import BadSettings, GatewayError, Revoked
+from gateway.runtime import logs
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.crew import Crew, Identity, Rules
 from gateway.runtime.inventory import Inventory
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     try:
         settings = load(sys.argv[1:] if argv is None else argv, os.environ)
-        _speak_up(settings.log_level)
+        logs.configure(settings.log_level)
         with _home(settings.home):
             return anyio.run(serve, settings)
     except BadSettings as error:
@@ -71,21 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _give_up(error: Exception, code: int) -> int:
     sys.stderr.write(f"fleetgate gateway: {error}\n")
     return code
-
-
-def _speak_up(level: str) -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 @contextmanager
@@ -208,8 +194,7 @@ class _Ready:
             "agents": self._inventory.offered,
             "pid": os.getpid(),
         }
-        sys.stdout.write(json.dumps(facts) + "\n")
-        sys.stdout.flush()
+        logs.Outlet(1).write(json.dumps(facts) + "\n")
 
 
 # --- the end ------------------------------------------------------------------------------------------

@@ -35,18 +35,21 @@ class Program:
             return await self.process.wait()
 
     async def _listen(self):
-        async for chunk in self.process.stderr:
-            self.said += chunk
+        if self.process.stderr is not None:
+            async for chunk in self.process.stderr:
+                self.said += chunk
 
 
 @asynccontextmanager
-async def gateway(home, manager, *argv, ready=True, **settings):
+async def gateway(home, manager, *argv, ready=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings):
     """A gateway process; killed at the end if it still runs."""
     env = {**environment(home, manager, **settings), "PYTHONPATH": str(ROOT)}
     process = await anyio.open_process(
         [sys.executable, "-P", "-m", "gateway", "--print-ready", *argv],
         env=env,
         stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
     )
     program = Program(process)
     async with anyio.create_task_group() as group:
@@ -221,3 +224,36 @@ async def test_its_home_is_its_owners_alone(home, manager, tmp_path):
     async with gateway(home, manager, FLEETGATE_HOME=str(fresh), GATEWAY_CWD=str(tmp_path)):
         assert os.stat(fresh).st_mode & 0o777 == 0o700
         assert os.stat(fresh / "attempts").st_mode & 0o777 == 0o700
+
+
+def nobody_reads():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def nobody_takes():
+    """A pipe that is full: somebody could read, and does not."""
+    _, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    return writer
+
+
+def no_space_left():
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("make", [nobody_reads, nobody_takes, no_space_left])
+async def test_nobody_who_reads_what_it_says_does_not_matter(home, manager, make):
+    deaf = make()
+    async with gateway(home, manager, ready=False, stdout=deaf, stderr=deaf):
+        await manager.wait_connected()
+        await manager.offer("t1", prompt="say x")
+
+        assert isinstance(await manager.wait_end("t1"), TaskCompleted)
+    os.close(deaf)

@@ -142,6 +142,9 @@ def _strings(value: Any) -> list[str]:
     return []
 
 
+GEMINI_SETTINGS = {"security": {"auth": {"selectedType": "gemini-api-key"}}, "general": {"enableAutoUpdate": False}}
+
+
 def agents_environment(model: ModelServer, programs: Path) -> Json:
     """What a host's owner sets so that all three agents talk to one model server and are quiet."""
     provider = {
@@ -173,8 +176,8 @@ def agents_environment(model: ModelServer, programs: Path) -> Json:
 
 
 @asynccontextmanager
-async def a_crew(directory: Path, slots: int = 4) -> AsyncIterator[Crew]:
-    """Everything started; at the end everything stopped and nothing left behind."""
+async def a_crew(directory: Path, slots: int = 4, **settings: str) -> AsyncIterator[Crew]:
+    """Everything started, the gateway with these settings; at the end everything stopped and nothing left behind."""
     programs, work = directory / "bin", directory / "work"
     programs.mkdir(parents=True)
     work.mkdir()
@@ -185,7 +188,11 @@ async def a_crew(directory: Path, slots: int = 4) -> AsyncIterator[Crew]:
             "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
             "GATEWAY_AGENT_ENV": ",".join(owned),
             "GATEWAY_ALLOWED_PROJECT_ROOTS": str(work),
+            **settings,
         }
+        owner = directory / "h1" / ".gemini"  # the gateway's HOME: how its owner logged in
+        owner.mkdir(parents=True)
+        (owner / "settings.json").write_text(json.dumps(GEMINI_SETTINGS))
         async with start_gateway(manager, directory / "h1", slots=slots, cwd=work, env=env):
             await _agents_found(manager)
             yield Crew(manager.api, model, work)

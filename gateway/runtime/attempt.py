@@ -1,6 +1,7 @@
 """An attempt's directory on this host: where its things are, whether its keeper lives, how it ended.
 
     <home>/attempts/<uid>/   attempt    our mark: only a directory that has it is ever deleted
+                             void       nothing was started and nothing will be
                              private/   files of the agent's launch, its TMPDIR
                              lock, state.json, journal, ctl.sock, exit.json, keeper.log   the keeper's (keeper.py)
 
@@ -27,6 +28,8 @@ from gateway.runtime import keeper
 
 MARK: Final = "attempt"
 PRIVATE: Final = "private"
+STATE: Final = "state.json"
+VOID: Final = "void"
 _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _GONE: Final = ".gone-"
 _PATIENCE_S: Final = 20.0  # for a keeper that has written its last record and is about to exit
@@ -150,9 +153,16 @@ def _open(path: Path | str, folder: int | None = None) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
-def was_started(path: Path) -> bool:
-    """A keeper has taken the attempt on: its agent may have run, and will not be started again."""
-    return (path / "state.json").exists()
+def void(path: Path) -> bool:
+    """From now on no keeper takes the attempt on, not even one that is on its way. False: one has."""
+    try:
+        os.close(os.open(path / STATE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return (path / VOID).exists()
+    except FileNotFoundError:
+        return True  # there is no place where it could be kept
+    (path / VOID).touch(mode=0o600)
+    return True
 
 
 def is_kept(path: Path) -> bool:
@@ -173,7 +183,7 @@ def is_kept(path: Path) -> bool:
 def state(path: Path) -> State | None:
     """None before the keeper has said who it is, and when nobody can read it."""
     try:
-        return msgspec.json.decode((path / "state.json").read_bytes(), type=State)
+        return msgspec.json.decode((path / STATE).read_bytes(), type=State)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

@@ -419,7 +419,7 @@ class Crew:
     async def _adopt_all(self) -> None:
         await anyio.to_thread.run_sync(attempt.tidy, self._home)
         for uid in await anyio.to_thread.run_sync(attempt.found, self._home):
-            await self._adopt(uid)
+            await self._alone(uid, self._adopt, uid)
 
     async def _adopt(self, uid: str) -> None:
         """What an earlier gateway left: running, ended, or not even begun."""
@@ -431,7 +431,7 @@ class Crew:
             _log.error("attempt.not_adopted", uid=uid, agent=None if this is None else this.agent)
             self._spawn_soon(uid, self._end_stranger, uid)
             return
-        is_spawned = attempt.was_started(path) or attempt.is_kept(path)
+        is_spawned = not attempt.void(path)
         self._link.adopt(uid, this.task_id, this.attempt, said=kept.said(path), is_spawned=is_spawned)
         _log.info("attempt.adopted", uid=uid, task=this.task_id, agent=this.agent, is_spawned=is_spawned)
         if is_spawned:

@@ -199,17 +199,19 @@ class Keeper:
     @classmethod
     async def adopt(cls, home: Path, uid: str) -> "Keeper":
         """The keeper of an attempt that was started before, alive or ended in order. Raises KeeperLost when it
-        died without an end (by then nothing of the agent's tree is left), or never lived.
+        died without an end (by then nothing of the agent's tree is left), or never lived, and then never will.
         """
         path = attempt.directory(home, uid)
+        is_spent = False
         with anyio.move_on_after(_PATIENCE_S):
             while True:
                 is_kept = attempt.is_kept(path)  # asked first: then the files are final, or it lives
                 state = attempt.state(path)
                 if state is not None and (is_kept or attempt.last_record(path) is not None):
                     return cls(home, uid, state.pid, state.start_time)
-                if not is_kept:
+                if not is_kept and (state is not None or is_spent or attempt.void(path)):
                     break
+                is_spent = not is_kept  # by a keeper: if that lives, it is seen the next time
                 await anyio.sleep(_UP_S)
         await attempt.sweep(uid)
         raise KeeperLost(f"attempt {uid} has no keeper and no end")

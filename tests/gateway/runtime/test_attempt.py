@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.runtime import attempt
-from gateway.runtime.attempt import forget, found, make, tidy
+from gateway.runtime.attempt import forget, found, make, tidy, void
 from gateway.runtime.process import Keeper
 from tests.fakes.attempts import House, wait_heard
 
@@ -116,6 +116,14 @@ def test_what_a_gateway_left_half_made_or_half_deleted_is_tidied_away_by_the_nex
     tidy(house.home)
 
     assert list(kept.parent.iterdir()) == [kept]
+
+
+async def test_what_a_keeper_took_on_cannot_be_made_void(house: House):
+    keeper = await house.start("exits")
+    new = make(house.home, house.uid())
+
+    assert not void(keeper.path)
+    assert [void(new), void(new)] == [True, True]
 
 
 async def test_many_are_forgotten_at_once(house: House):

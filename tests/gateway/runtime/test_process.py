@@ -54,6 +54,19 @@ async def test_of_many_starts_at_once_one_wins(house: House):
     assert (len(started), len(refused)) == (1, 5)
 
 
+async def test_what_was_given_up_is_not_started_by_a_keeper_that_comes_late(house: House):
+    late = await prepare(house.home)
+    uid = house.uid()
+    make(house.home, uid)
+    with pytest.raises(KeeperLost):
+        await Keeper.adopt(house.home, uid)
+
+    with pytest.raises(AlreadyStarted):
+        await Keeper.start(house.home, uid, house.spec(uid, "silent"), late)
+
+    assert survivors(uid) == []
+
+
 async def test_a_keeper_that_waits_for_its_spec_can_be_used_or_sent_away(house: House):
     used, unused = await prepare(house.home), await prepare(house.home)
     uid = house.uid()
@@ -105,7 +118,7 @@ async def test_what_was_never_started_has_no_keeper(house: House):
     with pytest.raises(KeeperLost):
         await Keeper.adopt(house.home, uid)
 
-    assert not attempt.was_started(path)
+    assert attempt.void(path)
     with pytest.raises(KeeperLost):
         await Keeper.adopt(house.home, "never-heard-of")
 

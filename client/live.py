@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 
 from client.console import Console
-from client.errors import FleetgateError, Gap
+from client.errors import Conflict, FleetgateError, Gap
 from client.sdk import AsyncFleetgate
 from client.terminal.escapes import harmless
 from client.terminal.story import Piece, Story, closing
@@ -150,16 +150,24 @@ class Live:
                     if not self._console.as_json:
                         self._console.tell(self.story.close(), all_out=self._all_out)
                     wish = await self._wish(signals)
-                if wish is Wish.DETACH:
-                    self._console.say(f"detached; it goes on: fleetgate attach {self.task.id}")
-                    self.is_detached = True
-                    leave.cancel()
-                    return
+                    if wish is Wish.DETACH:
+                        self._console.say(f"detached; it goes on: fleetgate attach {self.task.id}")
+                        self.is_detached = True
+                        leave.cancel()  # still holding the lock: the story does not go on behind this
+                        return
                 if wish is Wish.ABORT:
-                    kill = self.was_aborted_here
-                    self.was_aborted_here = True
-                    await self._fleet.abort(self.task.id, kill=kill, reason="Ctrl-C")
-                    self._console.say("killing it" if kill else "stopping it; Ctrl-C again to kill")
+                    await self._abort()
+
+    async def _abort(self) -> None:
+        kill = self.was_aborted_here
+        try:
+            await self._fleet.abort(self.task.id, kill=kill, reason="Ctrl-C")
+        except Conflict:
+            return  # it ended while we asked: the watcher tells how
+        self.was_aborted_here = True
+        async with self._may_talk:
+            self._tell(self.story.close())
+            self._console.say("killing it" if kill else "stopping it; Ctrl-C again to kill")
 
     async def _wish(self, signals: AsyncIterator[Any]) -> Wish:
         """Ask. A second Ctrl-C, or nobody to ask, detaches: the one answer that harms nothing."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,11 +57,26 @@ class OnTerminal:
                 raise AssertionError(f"{text!r} was not shown:\n{self.shown}") from error
             self.shown += data.decode()
 
+    def rest(self) -> None:
+        """All that is left to be read of a program that has ended."""
+        while select.select([self.master], [], [], 0)[0]:
+            try:
+                self.shown += os.read(self.master, 65536).decode()
+            except OSError:  # the other end is closed
+                return
+
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
     def press_ctrl_c(self) -> None:
         self.process.send_signal(signal.SIGINT)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -115,6 +130,36 @@ def test_aborting_waits_for_the_end(running: FakeApi):
 
         assert terminal.process.wait(WITHIN_S) == 130
     assert running.sent("POST", f"/api/tasks/{TASK}/abort") == [{"kill": False, "reason": "Ctrl-C"}]
+
+
+def test_a_task_that_ends_while_it_asks_is_told_as_it_ended(running: FakeApi):
+    ended = {"type": "x", "title": "Conflict", "status": 409, "code": "TASK_ENDED", "detail": "it has ended already"}
+    running.answer("POST", f"/api/tasks/{TASK}/abort", ended, status=409)
+    with on_terminal(running, "attach", TASK) as terminal:
+        terminal.until("begun")
+        terminal.press_ctrl_c()
+        terminal.until(QUESTION)
+        terminal.type("a\n")
+        wait_for(lambda: running.sent("POST", f"/api/tasks/{TASK}/abort"))
+        running.go.set()
+        terminal.until("✓ completed")
+
+        assert terminal.process.wait(WITHIN_S) == 0
+    assert "stopping it" not in terminal.shown
+
+
+def test_nothing_is_told_behind_the_last_word_of_who_left(running: FakeApi):
+    with on_terminal(running, "attach", TASK) as terminal:
+        terminal.until("begun")
+        terminal.press_ctrl_c()
+        terminal.until(QUESTION)
+        running.go.set()
+        terminal.type("d\n")
+        terminal.until("detached")
+        assert terminal.process.wait(WITHIN_S) == 130
+        terminal.rest()
+
+    assert terminal.shown.rstrip().endswith(f"fleetgate attach {TASK}")
 
 
 def test_the_second_time_it_offers_to_kill(running: FakeApi):

@@ -49,7 +49,7 @@ def pick(names: Sequence[tuple[str, str]], wanted: str, kind: str) -> str:
     found = sorted({one[0] for one in names if one[0].startswith(wanted) or one[1].startswith(wanted)})
     if len(found) == 1 and wanted:
         return found[0]
-    known = ", ".join(sorted(name for _, name in names)[:10]) or "none"
+    known = ", ".join(sorted({name for _, name in names})[:10]) or "none"
     if found:
         raise NotThere(f"{wanted} may be {', '.join(found[:5])}: say more of it")
     raise NotThere(f"there is no {kind} {wanted}", hint=f"Known: {known}")

@@ -32,12 +32,26 @@ LOG_BYTES: Final = 8 * 1024 * 1024
 Say = Callable[[str], None]
 
 
+def ending(code: int) -> str:
+    """How a program ended, for people.
+
+    >>> ending(3), ending(-9), ending(-250)
+    ('ended with exit code 3', 'was killed by SIGKILL', 'was killed by signal 250')
+    """
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
 class ChildEnded(FleetgateError):
     """A program of ours ended and is not started again."""
 
     def __init__(self, name: str, code: int, said: str, log: Path | None) -> None:
         hint = f"Its log is {log}" if log is not None else None
-        super().__init__(f"the {name} ended with exit code {code}" + (f":\n{said}" if said else ""), hint=hint)
+        super().__init__(f"the {name} {ending(code)}" + (f":\n{said}" if said else ""), hint=hint)
         self.code = code
         self.exit_code = code if code in DO_NOT_RESTART else 1  # type: ignore[misc]  # each end has its own
 
@@ -107,7 +121,7 @@ class Child:
                 raise ChildEnded(self.program.name, code, self._last_words(), self.program.log)
             crashes = 1 if anyio.current_time() - began >= STABLE_S else crashes + 1
             delay_s = restart_delay(crashes)
-            self._say(f"the {self.program.name} ended with exit code {code}; starting it again in {delay_s:g} s")
+            self._say(f"the {self.program.name} {ending(code)}; starting it again in {delay_s:g} s")
             await anyio.sleep(delay_s)
 
     async def _once(self) -> tuple[bool, int]:
@@ -121,6 +135,8 @@ class Child:
             nonlocal was_ready
             async for line in lines(stdout):
                 if not was_ready and line.startswith(b"{"):
+                    if self.ready:
+                        self._say(f"the {self.program.name} is up again")
                     self.ready = msgspec.json.decode(line)
                     was_ready = True
                     self._was_ready.set()

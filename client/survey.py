@@ -44,7 +44,7 @@ def walk(root: Path) -> tuple[Counter[str], int, list[tuple[int, str]]]:
 
 def ask(call_id: str, *argv: str) -> list[str] | None:
     """Run a program and tell it; its lines, or None when it fails."""
-    tell("tool_call", id=call_id, name=argv[0], kind="execute", title=" ".join(argv), input={"command": " ".join(argv)})
+    tell("tool_call", id=call_id, name="run", kind="execute", title=" ".join(argv), input={"command": " ".join(argv)})
     program = shutil.which(argv[0])
     if program is None:
         tell("tool_result", f"{argv[0]} is not installed", id=call_id, ok=False)

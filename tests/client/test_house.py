@@ -98,8 +98,10 @@ def test_a_manager_that_crashes_comes_back_where_it_was(home: Path, diary: Path)
         (manager,) = children(process.pid, "manager")
         os.kill(manager, signal.SIGKILL)
         assert process.stderr is not None
-        while "starting it again" not in (line := process.stderr.readline()):
+        while "is up again" not in (line := process.stderr.readline()):
             assert line
+            if "starting it again" in line:
+                assert "the manager was killed by SIGKILL" in line
         wait_for_line(diary, "manager on the same port")
 
     assert tomllib.loads((home / "client.toml").read_text())["url"] == said["url"]

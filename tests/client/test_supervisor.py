@@ -90,9 +90,12 @@ async def test_a_crash_is_told_and_the_program_started_again(program, monkeypatc
     said: list[str] = []
     async with kept_running(program("crashes-once"), said.append) as child:
         assert child.ready["life"] == 1
-        await until(lambda: child.starts == 2 and "pid" in child.ready)
+        await until(lambda: child.starts == 2 and len(said) == 2)
 
-    assert said == ["the crashes-once ended with exit code 3; starting it again in 0.01 s"]
+    assert said == [
+        "the crashes-once ended with exit code 3; starting it again in 0.01 s",
+        "the crashes-once is up again",
+    ]
 
 
 async def ended(program: Program) -> ChildEnded:

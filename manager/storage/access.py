@@ -72,7 +72,7 @@ def redeem_join_code(ledger: Ledger, hash: str, host_id: str, token: Token, now:
         raise Forbidden(
             "this join code is unknown, used or expired",
             code="BAD_JOIN_CODE",
-            hint="make a new one with `fleetgate join-code`",
+            hint="make a new one with `fleetgate invite`",
         )
     taken = ledger.db.execute(
         "SELECT 1 FROM token WHERE host_id = ? AND kind = 'host' AND revoked_at IS NULL", (host_id,)

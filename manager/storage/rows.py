@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def public_events(first_id: int, task_id: str, attempt: int, lines: Sequence[byt
     ]
 
 
-_AT_ONCE: Final = (64, 16, 4, 1)
+_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
 
 
 def put_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any]], otherwise: str = "") -> None:
@@ -67,10 +68,14 @@ def put_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any]],
     for count in _AT_ONCE:
         while len(rows) - start >= count:
             some = rows[start : start + count]
-            one = f"({', '.join('?' * len(some[0]))})"
-            values = list(chain.from_iterable(some))
-            db.execute(f"{insert} {', '.join([one] * count)} {otherwise}", values)
+            db.execute(_statement(insert, len(some[0]), count, otherwise), list(chain.from_iterable(some)))
             start += count
+
+
+@cache
+def _statement(insert: str, columns: int, rows: int, otherwise: str) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{insert} {', '.join([row] * rows)} {otherwise}"
 
 
 HOST_COLUMNS: Final = (

@@ -7,7 +7,6 @@ neither. The manager's address and a token for people are kept in `<home>/client
 
 import errno
 import os
-import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -22,8 +21,9 @@ import anyio
 from client.access import is_loopback, keep_access, link_url, make_home, read_toml, set_keys, write_secret
 from client.console import Console
 from client.errors import BadConfig, Denied
+from client.joining import host_id_for
 from client.sdk import AsyncFleetgate
-from client.supervisor import Child, Program, kept_running, tend_logs
+from client.supervisor import Child, Program, check_installed, kept_running, tend_logs
 from shared_types.api import TokenKind
 from shared_types.hosts import HostStatus
 
@@ -46,6 +46,7 @@ class House:
     """Open: a manager that answers and a gateway that is connected to it."""
 
     url: str
+    reach: str  # the same for other machines
     token: str
     token_is_new: bool
     token_file: Path
@@ -80,14 +81,6 @@ def check_port(host: str, port: int) -> None:
         raise BadConfig(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
-def host_id_for(machine: str) -> str:
-    """
-    >>> host_id_for("my laptop.local"), host_id_for("---")
-    ('my-laptop.local', 'host')
-    """
-    return re.sub(r"[^A-Za-z0-9._:-]", "-", machine).strip("-._:")[:100] or "host"
-
-
 @asynccontextmanager
 async def opened(
     plan: Plan,
@@ -97,6 +90,7 @@ async def opened(
     children: list[Child] | None = None,
 ) -> AsyncIterator[House]:
     """Both are up; leaving ends the gateway, then the manager. Raises BadConfig, ChildEnded and what the SDK raises."""
+    check_installed("manager")
     make_home(plan.home)
     check_port(plan.host, plan.port)
     family: list[Child] = [] if children is None else children
@@ -133,7 +127,9 @@ async def opened(
             async with kept_running(gateway, console.say, others) as second, anyio.create_task_group() as group:
                 family.append(second)
                 group.start_soon(tend_logs, tuple(log for log in (manager.log, gateway.log) if log is not None))
-                yield House(url, token, is_new, token_file, host_id, plan.home / "logs", fleet, family)
+                yield House(
+                    url, far(url, plan.host), token, is_new, token_file, host_id, plan.home / "logs", fleet, family
+                )
                 group.cancel_scope.cancel()
 
 
@@ -148,6 +144,21 @@ def near(url: str) -> str:
     ('http://127.0.0.1:3001', 'http://[::1]:80', 'http://10.0.0.5:1')
     """
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def far(url: str, listens_on: str) -> str:
+    """Where others find a manager that listens on all addresses of this machine: at the one we go out with."""
+    family = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}.get(listens_on)  # noqa: S104 - recognised, not bound
+    if family is None:
+        return url
+    somewhere = "192.0.2.1" if family is socket.AF_INET else "2001:db8::1"  # RFC 5737 and 3849: nobody is there
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((somewhere, 9))  # of a datagram socket: chooses a route and sends nothing
+        except OSError:
+            return url  # this machine is connected to nothing
+        ours = probe.getsockname()[0]
+    return f"http://{f'[{ours}]' if ':' in ours else ours}:{urlsplit(url).port}"
 
 
 async def find_token(home: Path, url: str, said: str | None, bootstrap: Path) -> tuple[str, bool]:

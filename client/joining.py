@@ -1,11 +1,35 @@
 """`gateway.toml`: what a machine keeps when it has become a host. The gateway reads it (gateway/settings.py)."""
 
+import re
+import secrets
 import tomllib
 from pathlib import Path
 
 from client.access import link_url, make_home, normal_url, read_toml, set_keys, write_secret
-from client.errors import BadUsage
+from client.errors import BadUsage, Conflict
+from client.sdk import AsyncFleetgate
 from shared_types.api import Joined
+
+
+def host_id_for(machine: str) -> str:
+    """
+    >>> host_id_for("my laptop.local"), host_id_for("---")
+    ('my-laptop.local', 'host')
+    """
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", machine).strip("-._:")[:100] or "host"
+
+
+async def become_host(fleet: AsyncFleetgate, code: str, name: str, host_id: str | None) -> Joined:
+    """Under the id that was asked for; else under one that is like the name, so that people know it again."""
+    if host_id is not None:
+        return await fleet.join(code, name, host_id=host_id)
+    like_it = host_id_for(name)
+    try:
+        return await fleet.join(code, name, host_id=like_it)
+    except Conflict as error:
+        if error.code != "HOST_EXISTS":
+            raise
+    return await fleet.join(code, name, host_id=f"{like_it}-{secrets.token_hex(3)}")
 
 
 def gateway_file(home: Path) -> Path:

@@ -6,6 +6,7 @@ is `ChildEnded`. The child has a session of its own (a Ctrl-C of the terminal re
 told to end when the supervisor dies (tether.py). Its log is a file, which outlives us both.
 """
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import anyio
 import msgspec
 from anyio.abc import ByteReceiveStream, Process
 
-from client.errors import FleetgateError
+from client.errors import BadConfig, FleetgateError
 
 READY_WITHIN_S: Final = 60.0
 GRACE_S: Final = 40.0
@@ -65,6 +66,19 @@ class Program:
     env: dict[str, str] = field(default_factory=dict)
     log: Path | None = None
     end_with: signal.Signals = signal.SIGTERM
+
+
+NEEDED: Final = {"manager": "litestar"}  # what a machine that is only a host does not have
+
+
+def check_installed(program: str) -> None:
+    """Raises BadConfig when this installation is too light for it."""
+    for module in (program, NEEDED.get(program, program)):
+        if importlib.util.find_spec(module) is None:
+            raise BadConfig(
+                f"the {program} is not part of this installation ({module} is missing)",
+                hint="This machine can be a host: fleetgate join URL CODE. All of it comes with: pip install .",
+            )
 
 
 def restart_delay(crashes: int) -> float:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from client.access import is_loopback
 from client.desk import Desk
 from client.house import House
 from client.terminal.escapes import one_line
-from client.terminal.words import agent_words, join_line
+from client.terminal.words import ALONE, agent_words, join_line, program_words
 from shared_types import __version__
 from shared_types.hosts import HostStatus
 
@@ -15,7 +16,7 @@ async def introduce(desk: Desk, house: House, *, show_token: bool, home: Path | 
     console = desk.console
     host = await house.host()
     code = await house.fleet.join_code()
-    line = join_line(house.url, code.code)
+    line = join_line(house.reach, code.code)
     if console.as_json:
         console.line(
             {
@@ -44,10 +45,14 @@ async def introduce(desk: Desk, house: House, *, show_token: bool, home: Path | 
     console.put(f"  Agents    {agents or 'none found: install claude, opencode or gemini and log in'}")
     console.put(f"  Logs      {house.logs}")
     console.put()
+    console.put("  Run a task, in another terminal:")
     if home is not None:
-        console.put(f"  Elsewhere on this machine:  export FLEETGATE_HOME={home}")
-    console.put(f'  Run a task:                 fleetgate run "what is in this directory?"{_say_agent(host)}')
-    console.put(f"  Add a machine (once, 1h):   {line}")
+        console.put(f"    export FLEETGATE_HOME={home}")
+    console.put(f'    {program_words()} run "what is in this directory?"{_say_agent(host)}')
+    console.put("  Add a machine; run there, once, within the hour:")
+    console.put(f"    {line}")
+    if is_loopback(house.reach):
+        console.put(f"    {ALONE}", "dim")
     console.put()
     console.say("Ctrl-C stops both.")
 

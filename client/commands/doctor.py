@@ -172,6 +172,7 @@ def port(url: str) -> list[Finding]:
 
 
 def hosts_findings(hosts: "list[HostStatus]", now: int) -> list[Finding]:
+    from client.terminal.words import host_words
     from shared_types.hosts import HostState
 
     if not hosts:
@@ -186,16 +187,17 @@ def hosts_findings(hosts: "list[HostStatus]", now: int) -> list[Finding]:
                 hint="On a host: fleetgate gateway",
             )
         )
+    names = host_words(hosts)
     for host in hosts:
-        findings += host_findings(host, now)
+        findings += host_findings(host, now, names[host.host_id])
     return findings
 
 
-def host_findings(host: "HostStatus", now: int) -> list[Finding]:
+def host_findings(host: "HostStatus", now: int, called: str) -> list[Finding]:
     from client.terminal.times import ago
     from shared_types.hosts import HostState
 
-    name = f"host {host.name}"
+    name = f"host {called}"
     if host.status is HostState.OFFLINE:
         found = f"offline; last seen {ago(host.last_heartbeat, now)}"
         return [Finding(name=name, state=WARN, found=found, hint="On that machine: fleetgate gateway")]
@@ -204,7 +206,7 @@ def host_findings(host: "HostStatus", now: int) -> list[Finding]:
     if host.last_heartbeat is not None and now - host.last_heartbeat > SILENT_MS:
         findings.append(Finding(name=name, state=WARN, found=f"silent for {ago(host.last_heartbeat, now)[:-4]}"))
     elif host.draining:
-        hint = f"fleetgate resume {host.name}"
+        hint = f"fleetgate resume {host.host_id}"
         findings.append(Finding(name=name, state=WARN, found=f"{words}; it takes no new tasks", hint=hint))
     else:
         findings.append(Finding(name=name, state=OK, found=words))

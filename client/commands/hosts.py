@@ -1,7 +1,7 @@
 """Machines: hosts, drain, resume; and how one becomes a host: invite, join."""
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -10,8 +10,6 @@ from client.desk import Desk, command
 
 if TYPE_CHECKING:
     from shared_types.hosts import HostStatus
-
-ALL_INTERFACES: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not bound
 
 
 @command("hosts", quiet="Ids only.")
@@ -36,9 +34,9 @@ def show_hosts(desk: Desk, hosts: "list[HostStatus]") -> None:
     from client.terminal.escapes import one_line
     from client.terminal.styles import HOST_SIGN, HOST_STYLE
     from client.terminal.times import ago
-    from client.terminal.words import agent_words
+    from client.terminal.words import agent_words, host_words
 
-    now = now_ms()
+    now, names = now_ms(), host_words(hosts)
     rows: list[Row] = []
     for host in hosts:
         agents = [agent_words(info) for info in host.agents] or list(host.capabilities.agents)
@@ -47,7 +45,7 @@ def show_hosts(desk: Desk, hosts: "list[HostStatus]") -> None:
         disk = f"{host.vitals.disk:.0%}" if host.vitals else "-"
         rows.append(
             [
-                one_line(host.name),
+                one_line(names[host.host_id]),
                 Cell(status, HOST_STYLE[host.status]),
                 f"{host.slots_used}/{host.slots}",
                 disk,
@@ -105,11 +103,12 @@ async def invite(desk: Desk, ttl: str, labels: tuple[str, ...]) -> None:
     from client.access import is_loopback
     from client.arguments import pairs
     from client.terminal.times import duration_ms, lasted
-    from client.terminal.words import join_line
+    from client.terminal.words import ALONE, join_line
     from shared_types.api import JoinCodeCreate
 
     async with desk.fleet() as fleet:
-        code = await fleet.join_code(JoinCodeCreate(ttl=duration_ms(ttl), labels=pairs(labels, "-l")))
+        wish = JoinCodeCreate(ttl=duration_ms(ttl), labels=pairs(labels, "-l"))
+        code = await fleet.join_code(wish)
         url = fleet.url
     console = desk.console
     line = join_line(url, code.code)
@@ -117,9 +116,9 @@ async def invite(desk: Desk, ttl: str, labels: tuple[str, ...]) -> None:
         console.document({"code": code.code, "expiresAt": code.expires_at, "url": url, "command": line})
         return
     console.put(code.code if console.quiet else line)
-    console.say(f"run it on the new machine; good once, for {lasted(code.expires_at - now_ms())}")
+    console.say(f"run it on the new machine; good once, for {lasted(wish.ttl)}")
     if is_loopback(url):
-        console.say(f"{url} is this machine alone: for another one, use an address that it can reach", "warn")
+        console.say(ALONE, "warn")
 
 
 @command("join", url=False)
@@ -132,7 +131,7 @@ async def join(desk: Desk, url: str, code: str, name: str | None, host_id: str |
     """Make this machine a host of the manager at URL, with a CODE from `fleetgate invite`."""
     from client.access import home_of, make_home, normal_url
     from client.errors import BadConfig
-    from client.joining import gateway_file, joined_elsewhere, write_gateway
+    from client.joining import become_host, gateway_file, joined_elsewhere, write_gateway
     from client.sdk import AsyncFleetgate
 
     home = home_of()
@@ -144,7 +143,7 @@ async def join(desk: Desk, url: str, code: str, name: str | None, host_id: str |
             hint="Join anyway with --force, or keep both with another FLEETGATE_HOME.",
         )
     async with AsyncFleetgate(normal_url(url), "") as fleet:
-        joined = await fleet.join(code, name or socket.gethostname(), host_id=host_id)
+        joined = await become_host(fleet, code, name or socket.gethostname(), host_id)
         write_gateway(home, fleet.url, joined, name or socket.gethostname())
     console = desk.console
     if console.as_json:

@@ -1,6 +1,5 @@
 """What runs on a machine: up, demo, manager, gateway."""
 
-import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -18,10 +17,9 @@ AS_IT_IS: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "he
 
 def become(program: str, arguments: list[str]) -> NoReturn:
     """Take this process's place. `-P`: a directory of the same name where we stand is never imported."""
-    from client.errors import BadConfig
+    from client.supervisor import check_installed
 
-    if importlib.util.find_spec(program) is None:
-        raise BadConfig(f"the {program} is not installed here", hint="pip install fleetgate")
+    check_installed(program)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", program, *arguments])  # noqa: S606 - no shell
 

@@ -1,6 +1,16 @@
 """Phrases that several commands use."""
 
-from shared_types.hosts import AgentInfo
+import shlex
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from shared_types.hosts import AgentInfo, HostStatus
+
+ALONE: Final = "Only this machine reaches that address. Others need `up --insecure-listen ADDRESS`, or a TLS proxy."
 
 
 def agent_words(info: AgentInfo) -> str:
@@ -14,3 +24,23 @@ def agent_words(info: AgentInfo) -> str:
 
 def join_line(url: str, code: str) -> str:
     return f"fleetgate join {url} {code}"
+
+
+def host_words(hosts: Sequence[HostStatus]) -> Mapping[str, str]:
+    """What to call each host, by id: its name, and its id too where others are called the same."""
+    called = Counter(host.name for host in hosts)
+    return {
+        host.host_id: host.name
+        if called[host.name] == 1 or host.name == host.host_id
+        else f"{host.name} {host.host_id}"
+        for host in hosts
+    }
+
+
+def program_words() -> str:
+    """How to call this program in a shell: by its name where that finds it, else by its path."""
+    ours = Path(sys.executable).with_name("fleetgate")
+    found = shutil.which("fleetgate")
+    if not ours.exists() or (found is not None and Path(found).resolve() == ours.resolve()):
+        return "fleetgate"
+    return shlex.quote(str(ours))

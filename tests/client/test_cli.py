@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import client.supervisor
 from client.cli import COMMANDS, GROUPS, run
 from client.clock import now_ms
 from client.commands.tasks import short_ids
@@ -343,6 +344,25 @@ def test_hosts_is_a_table_with_agents_and_slots(api: FakeApi, capsys):
     assert lines[2][:6] == ["old", "○", "offline", "0/2", "-", "never"]
 
 
+def test_hosts_of_the_same_name_are_told_apart(api: FakeApi, capsys):
+    api.answer("GET", "/api/hosts", [a_host(), a_host(hostId="h2"), a_host(hostId="h3", name="old")])
+    run(["hosts"])
+
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.partition("●")[0].rstrip() for line in lines] == ["laptop h1", "laptop h2", "old"]
+
+
+@pytest.mark.parametrize("command", ["up", "manager"])
+def test_a_light_installation_says_what_it_can_do(command: str, home: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(client.supervisor.NEEDED, "manager", "no_module_has_this_name")
+
+    assert run([command]) == 78
+    told = capsys.readouterr().err
+    assert "the manager is not part of this installation" in told
+    assert "fleetgate join" in told
+    assert not (home / "logs").exists()
+
+
 def test_why_says_what_each_host_lacks(api: FakeApi, capsys):
     lacks = {"name": "agent", "holds": False, "wanted": "gemini", "found": "claude-code"}
     host = {"hostId": "h1", "name": "laptop", "wouldRun": False, "conditions": [lacks]}
@@ -526,7 +546,8 @@ def test_an_invitation_is_one_line_to_type(api: FakeApi, capsys):
 
     told = capsys.readouterr()
     assert told.out == f"fleetgate join {api.url} fgj_x\n"
-    assert "this machine alone" in told.err
+    assert "good once, for 1m 0s" in told.err
+    assert "Only this machine reaches that address" in told.err
     assert api.sent("POST", "/api/auth/join-codes") == [{"ttl": 60_000, "labels": {"gpu": "1"}}]
 
 

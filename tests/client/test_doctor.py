@@ -121,13 +121,13 @@ def test_an_old_python_fails():
     ],
 )
 def test_what_is_not_as_it_should_be_on_a_host_is_warned_of(fields: dict[str, Any], word: str):
-    warned = [finding.found for finding in host_findings(host(**fields), NOW) if finding.state == WARN]
+    warned = [finding.found for finding in host_findings(host(**fields), NOW, "laptop") if finding.state == WARN]
 
     assert any(word in found for found in warned)
 
 
 def test_a_host_that_is_well_has_nothing_but_ok():
-    assert states(host_findings(host(), NOW)) == [OK, OK]
+    assert states(host_findings(host(), NOW, "laptop")) == [OK, OK]
 
 
 def test_without_a_connected_host_no_task_can_run():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -18,8 +19,9 @@ import pytest
 
 from client.cli import run
 from client.errors import BadConfig
-from client.house import check_port
+from client.house import check_port, far
 from client.survey import walk
+from client.terminal.words import program_words
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 40.0
@@ -134,6 +136,19 @@ def test_a_port_in_use_is_one_sentence_and_one_hint(capsys):
         f"error: port {port} on 127.0.0.1 is in use\n"
         "hint: If that is a Fleetgate, use it: fleetgate ls. To start another: fleetgate up --port 0\n"
     )
+
+
+def test_others_find_a_manager_that_listens_on_every_address():
+    assert far("http://127.0.0.1:3001", "127.0.0.1") == "http://127.0.0.1:3001"
+    assert re.fullmatch(r"http://[0-9.]+:3001", far("http://127.0.0.1:3001", "0.0.0.0"))
+
+
+def test_the_program_is_called_by_its_path_where_its_name_is_not_found(monkeypatch: pytest.MonkeyPatch):
+    ours = Path(sys.executable).with_name("fleetgate")
+    monkeypatch.setenv("PATH", str(ours.parent))
+    assert program_words() == "fleetgate"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program_words() == str(ours)
 
 
 def test_an_address_that_is_not_ours_is_said():

@@ -1,5 +1,7 @@
 """What a machine keeps when it becomes a host, and whether the gateway can read it."""
 
+import json
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -25,10 +27,31 @@ def test_join_writes_what_the_gateway_needs(api: FakeApi, home: Path, capsys):
         "labels": "gpu=1",
     }
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert api.sent("POST", "/api/auth/join") == [{"code": "fgj_code", "name": "lab"}]
+    assert api.sent("POST", "/api/auth/join") == [{"code": "fgj_code", "name": "lab", "hostId": "lab"}]
     told = capsys.readouterr()
     assert told.out == "now run: fleetgate gateway\n"
     assert "fgh_secret" not in told.out + told.err
+
+
+def test_a_second_machine_of_the_same_name_gets_an_id_like_it(api: FakeApi):
+    taken = {"title": "Conflict", "status": 409, "code": "HOST_EXISTS", "detail": "a host called lab has joined"}
+    api.answers["POST", "/api/auth/join"] = [
+        (409, json.dumps(taken).encode(), "application/json"),
+        (201, json.dumps(JOINED).encode(), "application/json"),
+    ]
+
+    assert run(["join", api.url, "fgj_code", "--name", "lab"]) == 0
+    first, second = api.sent("POST", "/api/auth/join")
+    assert first["hostId"] == "lab"
+    assert re.fullmatch("lab-[0-9a-f]{6}", second["hostId"])
+
+
+def test_an_id_that_was_asked_for_is_not_changed(api: FakeApi, capsys):
+    api.refuse("POST", "/api/auth/join", 409, "HOST_EXISTS", "a host called lab has joined already")
+
+    assert run(["join", api.url, "fgj_code", "--host-id", "lab"]) == 1
+    assert len(api.sent("POST", "/api/auth/join")) == 1
+    assert "a host called lab has joined already" in capsys.readouterr().err
 
 
 def test_join_sends_no_token_of_ours(api: FakeApi):

@@ -54,7 +54,8 @@ async def introduce(desk: Desk, house: House, *, show_token: bool, home: Path | 
     if is_loopback(house.reach):
         console.put(f"    {ALONE}", "dim")
     console.put()
-    console.say("Ctrl-C stops both.")
+    if home is None:
+        console.say("Ctrl-C stops both.")
 
 
 def _say_agent(host: HostStatus) -> str:

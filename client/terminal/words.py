@@ -10,7 +10,7 @@ from typing import Final
 
 from shared_types.hosts import AgentInfo, HostStatus
 
-ALONE: Final = "Only this machine reaches that address. Others need `up --insecure-listen ADDRESS`, or a TLS proxy."
+ALONE: Final = "Only from this machine: others need `--insecure-listen`, or a TLS proxy."
 
 
 def agent_words(info: AgentInfo) -> str:

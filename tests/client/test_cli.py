@@ -547,7 +547,7 @@ def test_an_invitation_is_one_line_to_type(api: FakeApi, capsys):
     told = capsys.readouterr()
     assert told.out == f"fleetgate join {api.url} fgj_x\n"
     assert "good once, for 1m 0s" in told.err
-    assert "Only this machine reaches that address" in told.err
+    assert "Only from this machine" in told.err
     assert api.sent("POST", "/api/auth/join-codes") == [{"ttl": 60_000, "labels": {"gpu": "1"}}]
 
 

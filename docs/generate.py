@@ -23,7 +23,8 @@ def settings_table(package: str) -> str:
     lines = ["| environment | flag | in the file | default | what it does |", "|---|---|---|---|---|"]
     for row in import_module(f"{package}.settings").describe():
         flag = "" if getattr(row, "secret", False) else f"`{row.flag}`"
-        lines.append(f"| `{row.env}` | {flag} | `{row.key}` | {_cell(row.default)} | {_cell(row.doc)} |")
+        key = f"`{row.key}`" if row.key else ""  # the home says where the file is, and so is not in it
+        lines.append(f"| `{row.env}` | {flag} | {key} | {_cell(row.default)} | {_cell(row.doc)} |")
     return "\n".join(lines)
 
 

@@ -63,7 +63,7 @@ class Settings:
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting, as docs/settings.md shows it."""
+    """One setting, as docs/settings.md shows it; `key` is "" for the one that is not in the file."""
 
     key: str
     env: str
@@ -135,6 +135,10 @@ def _pairs(text: str) -> dict[str, str]:
             raise ValueError(f"has {word!r}, which is not name=value")
         pairs[name.strip()] = value.strip()
     return pairs
+
+
+def _agents(text: str) -> tuple[str, ...]:
+    return tuple(canonical_agent(word) for word in _words(text))
 
 
 def _profiles(text: str) -> dict[str, str]:
@@ -222,7 +226,7 @@ _SETTINGS: Final = (
     _Setting(
         *("only_agents", "GATEWAY_ONLY_AGENTS", "all that are found"),
         "Names of the agents to offer, separated by commas; others are not even looked for.",
-        _words,
+        _agents,
     ),
     _Setting(
         *("agent_profiles", "GATEWAY_AGENT_PROFILES", "none"),
@@ -267,7 +271,9 @@ _HOME: Final = _Setting(
 def describe() -> list[Described]:
     """Every setting, for docs/settings.md and for `--help`."""
     return [
-        Described(key=s.key, env=s.env, flag=s.flag, default=s.default, doc=s.doc, secret=s.secret)
+        Described(
+            key="" if s is _HOME else s.key, env=s.env, flag=s.flag, default=s.default, doc=s.doc, secret=s.secret
+        )
         for s in (_HOME, *_SETTINGS)
     ]
 
@@ -310,6 +316,8 @@ def _complete(home: Path, values: dict[str, Any], command_agents: Any, *, print_
     if values["auth_token"] is None or not values["auth_token"].value:
         raise BadSettings("GATEWAY_AUTH_TOKEN", "is not set; `fleetgate join URL CODE` gets a token for this host")
     declared = _declared(command_agents, home / "gateway.toml")
+    for name in {*values["only_agents"]} - {*KINDS, *(agent.name for agent in declared)}:
+        raise BadSettings("GATEWAY_ONLY_AGENTS", f"{name} is neither an agent that we know nor one that is declared")
     return Settings(home=home, command_agents=declared, print_ready=print_ready, **values)
 
 

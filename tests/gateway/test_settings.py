@@ -78,6 +78,17 @@ def test_lists_and_pairs_from_the_environment(home):
     assert settings.drain_timeout_ms == 300_000
 
 
+def test_an_agent_may_be_named_as_people_name_it(home):
+    settings = read(home, GATEWAY_ONLY_AGENTS="claude,gemini-cli")
+
+    assert settings.only_agents == ("claude-code", "gemini")
+
+
+def test_an_agent_that_nobody_knows_is_not_silently_the_only_one(home):
+    with pytest.raises(BadSettings, match="GATEWAY_ONLY_AGENTS: claud is neither"):
+        read(home, GATEWAY_ONLY_AGENTS="claud")
+
+
 def test_the_token_may_stand_in_a_file(home):
     (home / "token").write_text("fgh_filed\n")
 

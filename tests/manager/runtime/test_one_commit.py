@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from shared_types.tasks import TaskState
@@ -27,6 +28,7 @@ async def test_a_task_and_its_claim_share_a_commit(tmp_path: Path, monkeypatch: 
     async with hall(tmp_path) as h:
         await h.online(FakeHost())
         await h.until(await h.submit(), TaskState.COMPLETED)  # from now on its queue has a number
+        await anyio.wait_all_tasks_blocked()  # and the dispatcher is at rest
         commits = watch(h, monkeypatch)
 
         task_id = await h.submit()

@@ -14,6 +14,7 @@ Cancelling `run` leaves the agent to its keeper; the next gateway adopts it.
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 import anyio
@@ -83,6 +84,7 @@ class Runner:
         self._todo: list[Act] = []
         self._grace_ms = GRACE_MS
         self._handed: set[str] = set()
+        self._was_asked = False  # to stop, by a word of its protocol
         self._is_closing = False
         self._is_broken = False  # a driver of ours failed: nothing it says counts
         self._ended = anyio.Event()
@@ -216,6 +218,9 @@ class Runner:
     def _end(self, seq: int, facts: ExitFacts, events: list[AgentEvent], *, is_dead: bool = False) -> None:
         self._last = seq - 1
         outcome = judge(self._driver.evidence, facts)
+        if outcome.reason is not None and facts.stop is None and self._was_asked:
+            # However it takes being asked to stop: it did not complete because of us.
+            outcome = judge(self._driver.evidence, replace(facts, stop=Act.STOP_ABORT))
         if self._is_broken:
             result = msgspec.structs.replace(outcome.result, success=False)
             outcome = Outcome(result, Reason.PROTOCOL_ERROR, "The gateway failed at reading the agent; see its log.")
@@ -310,7 +315,8 @@ class Runner:
             case Act.ASK:
                 self._driver.cancel()
                 self._work.set()
-                if not self._driver.to_write():
+                self._was_asked = bool(self._driver.to_write())
+                if not self._was_asked:
                     self._cause(Cause.LATE)  # its protocol has no word for it: nothing to wait for
             case Act.CLOSE:
                 self._is_closing = True

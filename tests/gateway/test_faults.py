@@ -7,7 +7,7 @@ import pytest
 
 from gateway.agents.command import CommandDriver
 from gateway.runtime import attempt as attempts
-from shared_types.messages import TaskCompleted
+from shared_types.messages import TaskAbort, TaskCompleted
 from tests.fakes.attempts import survivors, wait_until
 
 
@@ -67,3 +67,24 @@ async def test_a_fault_of_ours_ends_its_attempt_and_leaves_nothing_of_it(manager
         await the_host_still_works(manager)
         with anyio.fail_after(25):
             await wait_until(lambda: attempts.found(home) == [])
+
+
+async def test_an_agent_that_breaks_when_it_is_asked_to_stop_was_aborted_all_the_same(manager, start, monkeypatch):
+    monkeypatch.setattr(CommandDriver, "on_cancel", lambda driver: driver.write("cancel", b"exit 3\n"))
+    async with start():
+        attempt = await manager.offer("t1", agent="talk", prompt="say up\nlisten")
+        await manager.wait(lambda: attempt.texts("message"))
+        await manager.say(TaskAbort(task_id="t1", attempt=1))
+        end = await manager.wait_end("t1")
+
+    assert (end.reason, end.result.exit_code) == ("aborted_by_user", 3)
+
+
+async def test_an_agent_that_was_done_before_it_heard_of_the_abort_is_done(manager, start, monkeypatch):
+    monkeypatch.setattr(CommandDriver, "on_cancel", lambda driver: driver.write("cancel", b"exit 0\n"))
+    async with start():
+        attempt = await manager.offer("t1", agent="talk", prompt="say up\nlisten")
+        await manager.wait(lambda: attempt.texts("message"))
+        await manager.say(TaskAbort(task_id="t1", attempt=1))
+
+        assert isinstance(await manager.wait_end("t1"), TaskCompleted)

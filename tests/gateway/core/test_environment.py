@@ -15,6 +15,9 @@ from gateway.errors import CannotRun
         *("ENV", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "http_proxy"),
         *("HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "TMPDIR", "XDG_CONFIG_HOME", "IFS"),
         *("CLAUDE_CONFIG_DIR", "OPENCODE_CONFIG_CONTENT", "GEMINI_CLI_TRUST_WORKSPACE", "GATEWAY_AUTH_TOKEN"),
+        *("AWS_ENDPOINT_URL_BEDROCK", "ANTHROPIC_UNIX_SOCKET", "GCE_METADATA_HOST", "AZURE_AUTHORITY_HOST"),
+        *("AWS_CONFIG_FILE", "RIPGREP_CONFIG_PATH", "MAKEFLAGS", "DOTNET_STARTUP_HOOKS", "TAR_OPTIONS", "PIP_INDEX_URL"),
+        *("SELF_HOSTED_RUNNER_HOOKS_DIR", "GEMINI_SYSTEM_MD", "GEMINI_WRITE_SYSTEM_MD", "SANDBOX_FLAGS"),
         *("FLEETGATE_HOME", "PERL5OPT", "RUBYOPT", "JAVA_TOOL_OPTIONS", "SSH_AUTH_SOCK", "EDITOR", "IS_SANDBOX"),
     ],
 )
@@ -37,7 +40,8 @@ def test_a_value_with_a_nul_is_refused():
 
 
 def test_a_task_may_set_other_names():
-    check({"DEPLOY_TARGET": "staging", "ANTHROPIC_API_KEY": "k", "DEBUG": ""}, None)
+    check({"DEPLOY_TARGET": "staging", "ANTHROPIC_API_KEY": "k", "DEBUG": "", "DB_HOST": "db"}, None)
+    check({"AWS_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "a", "GEMINI_API_KEY": "g"}, None)
 
 
 def test_a_host_may_allow_only_a_list():

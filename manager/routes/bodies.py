@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from litestar import Request
 
-from manager.routes.problems import BadBody, NotJson
+from manager.routes.problems import BadBody, NotJson, hint_for
 from shared_types.api import ProblemField
 
 T = TypeVar("T")
@@ -72,4 +72,6 @@ def invalid(error: msgspec.ValidationError) -> BadBody:
         code, path = "UNKNOWN_FIELD", f"{path}.{unknown[1]}"
     elif missing := _MISSING.search(message):
         code, path = "MISSING_FIELD", f"{path}.{missing[1]}"
-    return BadBody(f"{path}: {message}", code=code, fields=(ProblemField(key=path, message=message),))
+    return BadBody(
+        f"{path}: {message}", code=code, fields=(ProblemField(key=path, message=message),), hint=hint_for(path)
+    )

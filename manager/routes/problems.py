@@ -16,7 +16,8 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap, Receive, Scope, Send
 
 from manager.errors import Refused, Stale, StoreUnavailable
-from shared_types.api import Problem, ProblemField
+from shared_types.api import Problem, ProblemField, TokenKind
+from shared_types.tasks import PermissionMode, TaskState
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -55,11 +56,31 @@ class NotNow(Refused):
     code = "DRAINING"
 
 
+_MS: Final = "Milliseconds, an integer of at least 1."
+_HINTS: Final = {
+    "timeout": _MS,
+    "idleTimeout": _MS,
+    "queueTtl": _MS,
+    "ttl": _MS,
+    "priority": "0 goes first, 9 last.",
+    "permissionMode": f"One of {', '.join(PermissionMode)}.",
+    "status": f"One of {', '.join(TaskState)}.",
+    "kind": f"One of {', '.join(TokenKind)}.",
+}
 _STATUS_CODES: Final = {
     404: ("NO_SUCH_PATH", "There is nothing at this path; GET /schema/openapi.json lists what there is."),
     405: ("METHOD_NOT_ALLOWED", "This path does not take this method; the Allow header lists those it takes."),
     413: ("BODY_TOO_LARGE", f"The body is larger than {MAX_BODY_BYTES} bytes; send less."),
 }
+
+
+def hint_for(key: str) -> str:
+    """What a field or parameter of this name takes.
+
+    >>> hint_for("$.timeout"), hint_for("$.prompt")
+    ('Milliseconds, an integer of at least 1.', 'GET /schema/openapi.json describes what every path takes.')
+    """
+    return _HINTS.get(key.rpartition(".")[2], "GET /schema/openapi.json describes what every path takes.")
 
 
 def describe(exc: Exception, *, instance: str | None = None, request_id: str | None = None) -> Problem:
@@ -80,9 +101,11 @@ def describe(exc: Exception, *, instance: str | None = None, request_id: str | N
             status, code, detail = 409, "STALE", str(exc) or "What you speak of has changed since. Look again."
         case ValidationException():
             status, code, (detail, fields) = 400, "INVALID_PARAMETER", _parameters(exc)
+            hint = hint_for(fields[0].key) if fields else None
         case HTTPException():
             status = exc.status_code
             code, detail = _STATUS_CODES.get(status, (f"HTTP_{status}", exc.detail))
+            hint = "Put a long text into a file of the task's directory and name it." if status == 413 else None
         case _:
             status, code = 500, "INTERNAL"
             detail = "This is a fault of the manager, not of your request. Its log has the reason under the request id."

@@ -255,7 +255,9 @@ class ClientSocket:
     async def _subscribe(self, message: Subscribe) -> None:
         kind, id = await self._stream_of(message.payload)
         if (kind, id) in self._subscriptions:
-            raise Refused(f"This socket follows {id or kind} already.", code="ALREADY_SUBSCRIBED")
+            raise Refused(
+                f"This socket follows {id or kind} already.", code="ALREADY_SUBSCRIBED", hint="Unsubscribe first."
+            )
         await self._follow(kind, id, after=message.payload.after, text=message.payload.text, reply_to=message.id)
 
     async def _unsubscribe(self, message: Unsubscribe) -> None:
@@ -304,7 +306,7 @@ class ClientSocket:
             await resolve(s.store, message.payload.task_id),
             kill=message.payload.kill,
             reason=message.payload.reason,
-            actor=self._principal.id,
+            actor=self._principal.name,
         )
         await self._say(frame("status", Standing(task).task, message.id))
 

@@ -125,7 +125,7 @@ async def abort_task(request: Request[Any, Any, Any], task_id: FromPath[str]) ->
     abort = await ABORT.read(request)
     s = services(request)
     task = await s.tasks.abort(
-        await resolve(s.store, task_id), kill=abort.kill, reason=abort.reason, actor=principal_of(request.scope).id
+        await resolve(s.store, task_id), kill=abort.kill, reason=abort.reason, actor=principal_of(request.scope).name
     )
     return Reply(task, status=202)
 
@@ -141,7 +141,7 @@ async def abort_task(request: Request[Any, Any, Any], task_id: FromPath[str]) ->
 async def retry_task(request: Request[Any, Any, Any], task_id: FromPath[str]) -> Response[Task]:
     """Puts a failed, timed out, aborted, lost or expired task into the queue again."""
     s = services(request)
-    return Reply(await s.tasks.retry(await resolve(s.store, task_id), principal_of(request.scope).id), status=202)
+    return Reply(await s.tasks.retry(await resolve(s.store, task_id), principal_of(request.scope).name), status=202)
 
 
 @post(

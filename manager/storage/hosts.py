@@ -90,7 +90,7 @@ def nobody_connected(ledger: Ledger, now: int) -> None:
 def set_draining(ledger: Ledger, host_id: str, draining: bool) -> HostRow:
     host = ledger.hosts.get(host_id)
     if host is None:
-        raise NotFound(f"there is no host {host_id}", code="NO_SUCH_HOST")
+        raise NotFound(f"there is no host {host_id}", code="NO_SUCH_HOST", hint="GET /api/hosts lists them.")
     if host.draining is draining:
         return host
     ledger.write("UPDATE host SET draining = ? WHERE id = ?", (int(draining), host_id))

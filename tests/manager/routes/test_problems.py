@@ -129,6 +129,24 @@ async def test_a_wrong_parameter_is_named(c: httpx.AsyncClient, query: str, key:
     assert [field["key"] for field in problem["errors"]] == [key]
 
 
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        (GOOD | {"permissionMode": "yolo"}, "One of default, acceptEdits, plan, bypass, deny."),
+        (GOOD | {"timeout": -1}, "Milliseconds, an integer of at least 1."),
+        (GOOD | {"promt": "p"}, "GET /schema/openapi.json describes what every path takes."),
+    ],
+)
+async def test_a_wrong_field_comes_with_what_it_takes(c: httpx.AsyncClient, body: Any, hint: str):
+    assert (await c.post("/api/tasks", json=body)).json()["hint"] == hint
+
+
+async def test_a_wrong_state_comes_with_those_there_are(c: httpx.AsyncClient):
+    hint = (await c.get("/api/tasks?status=done")).json()["hint"]
+
+    assert hint.startswith("One of queued, assigned, running, ")
+
+
 async def test_a_cursor_that_we_did_not_give_is_refused(c: httpx.AsyncClient):
     is_problem(await c.get("/api/tasks?cursor=garbage"), 400, "BAD_CURSOR")
 

@@ -114,6 +114,15 @@ async def test_a_running_task_is_told_to_stop(w: World, c: httpx.AsyncClient):
     assert (answer.status_code, answer.json()["status"]) == (202, "stopping")
 
 
+async def test_who_stopped_a_task_is_told_by_name(w: World, c: httpx.AsyncClient):
+    task = await w.new_task()
+    await w.start(task)
+    await c.post(f"/api/tasks/{task.id}/abort", json={"reason": "no longer needed"})
+
+    events = (await c.get(f"/api/tasks/{task.id}/events")).json()["items"]
+    assert events[-1]["content"] == "Told to stop (Stopped by test: no longer needed)."
+
+
 async def test_an_aborted_task_is_tried_again(w: World, c: httpx.AsyncClient):
     task = await w.new_task()
     await c.post(f"/api/tasks/{task.id}/abort")

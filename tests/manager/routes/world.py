@@ -89,7 +89,8 @@ class Desk:
         return await self.store.task(task_id)
 
     async def abort(self, task_id: str, *, kill: bool = False, reason: str | None = None, actor: str = "") -> Task:
-        return await self._change(task_id, cause=Cause.ABORT, kill=kill, reason="aborted_by_user")
+        detail = f"Stopped by {actor}: {reason}"
+        return await self._change(task_id, cause=Cause.ABORT, kill=kill, reason="aborted_by_user", detail=detail)
 
     async def retry(self, task_id: str, actor: str) -> Task:
         return await self._change(task_id, cause=Cause.RETRY)

@@ -15,6 +15,7 @@ from gateway.errors import CannotRun
 from shared_types.tasks import Reason
 
 MAX_INSTRUCTIONS: Final = 128 * 1024
+MAX_NAMED: Final = 3  # allowed roots in a refusal
 
 
 def working_directory(wanted: str, default: Path, roots: Sequence[Path]) -> Path:
@@ -25,7 +26,8 @@ def working_directory(wanted: str, default: Path, roots: Sequence[Path]) -> Path
     # Whether something is there is told only inside the roots: outside, everything is equally not allowed.
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
-        raise CannotRun(Reason.CWD_NOT_ALLOWED, f"{wanted} is not inside a directory that this host allows")
+        allowed = ", ".join(map(str, roots[:MAX_NAMED])) + (", ..." if len(roots) > MAX_NAMED else "")
+        raise CannotRun(Reason.CWD_NOT_ALLOWED, f"{wanted} is not inside what this host allows: {allowed or 'nothing'}")
     if not os.path.isdir(real):  # unlike a Path's own, it knows no error: too long a name is no directory either
         raise CannotRun(Reason.CWD_MISSING, f"{wanted} is not a directory on this host")
     if not os.access(real, os.R_OK | os.X_OK):

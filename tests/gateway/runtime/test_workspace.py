@@ -46,6 +46,14 @@ def test_what_is_not_inside_is_not_allowed(root, wanted):
     assert refusal(wanted.format(root=root), root) == "cwd_not_allowed"
 
 
+def test_a_refusal_names_the_first_directories_that_are_allowed(root):
+    roots = [root, *(root / f"r{n}" for n in range(9))]
+    with pytest.raises(
+        CannotRun, match=f"/etc is not inside what this host allows: {root}, {root}/r0, {root}/r1, \\.\\.\\.$"
+    ):
+        working_directory("/etc", root, roots)
+
+
 def test_a_link_that_leads_out_is_not_allowed(root):
     (root / "out").symlink_to("/etc")
 

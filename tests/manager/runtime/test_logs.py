@@ -23,3 +23,16 @@ def test_a_log_that_cannot_be_written_stops_nobody() -> None:
             )
 
         assert program.stdout == b"alive\n"
+
+
+def test_a_reader_of_the_log_that_sleeps_stops_nobody() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SAYS_MUCH.format(format="json")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        said = program.stdout.read()  # of its log nothing is read meanwhile
+        log = program.stderr.read()
+
+    assert said == b"alive\n"
+    assert log.startswith(b'{"event": "x')

@@ -64,9 +64,10 @@ def make(home: Path, uid: str) -> Path:
     """The attempt's directory with our mark and `private/`, made where they are missing; nobody else may look in."""
     path = directory(home, uid)
     for part in (path.parent, path, path / PRIVATE):
+        if part.parent == path:
+            (path / MARK).touch(mode=0o600)  # first of all: what has no mark is empty, or not ours
         part.mkdir(mode=0o700, parents=True, exist_ok=True)
         part.chmod(0o700)
-    (path / MARK).touch(mode=0o600)
     return path
 
 

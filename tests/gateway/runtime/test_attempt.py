@@ -108,6 +108,35 @@ def test_what_was_left_half_deleted_is_deleted_with_the_next(house: House):
     assert list((house.home / "attempts").iterdir()) == []
 
 
+@pytest.mark.parametrize("steps", range(4))
+def test_whenever_the_making_of_a_directory_was_cut_short_it_is_found_or_tidied_away(house: House, steps: int):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        cut_short(patch, steps)
+        make(house.home, "one")
+        raise KeyboardInterrupt
+
+    tidy(house.home)
+
+    attempts = house.home / "attempts"
+    assert found(house.home) == [path.name for path in attempts.glob("*")]
+
+
+def cut_short(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the gateway die after so many changes of the disk."""
+    left = iter(range(steps))
+
+    def counted(do: Callable[..., None]) -> Callable[..., None]:
+        def change(path: Path, *args: object, **named: object) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            do(path, *args, **named)
+
+        return change
+
+    for name in ("mkdir", "touch"):
+        patch.setattr(Path, name, counted(getattr(Path, name)))
+
+
 def test_what_a_gateway_left_half_made_or_half_deleted_is_tidied_away_by_the_next(house: House):
     kept = make(house.home, "kept")
     (kept.parent / "half-made").mkdir()

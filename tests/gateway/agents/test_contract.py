@@ -172,7 +172,7 @@ def test_without_its_result_a_run_proves_nothing(transcript: Transcript) -> None
     assert cut.evidence.end is (End.OK if transcript.driver == "opencode-oneshot" and gave_up else End.NONE)
 
 
-@pytest.mark.parametrize("driver", MAKERS.keys() - COMMANDS.keys())
+@pytest.mark.parametrize("driver", sorted(MAKERS.keys() - COMMANDS.keys()))
 def test_what_was_denied_is_on_record(driver: str) -> None:
     told = next(t for t in TRANSCRIPTS if t.name == f"{driver}/asked-deny").told()
 

@@ -1,4 +1,4 @@
-"""From a host's last word on an attempt to the cause it is. The gateway weighed the evidence; here it is only sorted."""
+"""From a host's last word on an attempt to the cause it is. The gateway weighed the evidence; here it is sorted."""
 
 from typing import Final
 

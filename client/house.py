@@ -76,7 +76,8 @@ def check_port(host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             raise BadConfig(
                 f"port {port} on {host} is in use",
-                hint="If that is a Fleetgate, use it: fleetgate ls. To start another: fleetgate up --port 0",
+                hint="If that is a Fleetgate, use it: fleetgate ls. "
+                "To start another: FLEETGATE_HOME=~/other fleetgate up --port 0",
             ) from error
         raise BadConfig(f"cannot listen on {host} port {port}: {error.strerror}") from error
 

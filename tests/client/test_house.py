@@ -134,7 +134,8 @@ def test_a_port_in_use_is_one_sentence_and_one_hint(capsys):
         assert run(["up", "--port", str(port)]) == 78
     assert capsys.readouterr().err == (
         f"error: port {port} on 127.0.0.1 is in use\n"
-        "hint: If that is a Fleetgate, use it: fleetgate ls. To start another: fleetgate up --port 0\n"
+        "hint: If that is a Fleetgate, use it: fleetgate ls. "
+        "To start another: FLEETGATE_HOME=~/other fleetgate up --port 0\n"
     )
 
 

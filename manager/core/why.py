@@ -131,8 +131,8 @@ def _conditions(task: Task, host: HostStatus) -> Iterator[Condition]:
     has_refused = host.host_id in task.excluded_hosts
     why = f"refused it ({task.detail or task.reason or 'no reason given'})" if has_refused else "has not refused it"
     yield Condition(name="refused", holds=not has_refused, wanted="has not refused it", found=why)
-    found_state = "draining" if host.draining else "takes new tasks"
-    yield Condition(name="draining", holds=not host.draining, wanted="takes new tasks", found=found_state)
+    found_state = "draining" if host.draining else "not draining"
+    yield Condition(name="draining", holds=not host.draining, wanted="not draining", found=found_state)
     has_room = host.slots_used < host.slots
     yield Condition(
         name="slots", holds=has_room, wanted="a free slot", found=f"{host.slots_used} of {host.slots} in use"

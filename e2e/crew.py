@@ -24,7 +24,7 @@ from e2e.harness import (
     start_manager,
     until,
 )
-from e2e.model_server import ModelServer
+from e2e.model_server import ModelServer, home_files
 
 AGENT_PROGRAMS = {"claude-code": "claude", "opencode": "opencode", "gemini": "gemini"}
 each_agent = pytest.mark.parametrize("agent", AGENT_PROGRAMS)
@@ -142,47 +142,30 @@ def _strings(value: Any) -> list[str]:
     return []
 
 
-GEMINI_SETTINGS = {"security": {"auth": {"selectedType": "gemini-api-key"}}, "general": {"enableAutoUpdate": False}}
+def agents_environment(model: ModelServer) -> dict[str, str]:
+    """What a host's owner sets so that all three agents talk to one model server; as root, bypass is allowed too."""
+    owned = {name: value for agent in AGENT_PROGRAMS for name, value in model.env(agent).items()}
+    return {**owned, "IS_SANDBOX": "1"}
 
 
-def agents_environment(model: ModelServer, programs: Path) -> Json:
-    """What a host's owner sets so that all three agents talk to one model server and are quiet."""
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "name": "Stub",
-        "options": {"baseURL": f"{model.url}/v1", "apiKey": "dummy"},
-        "models": {
-            "m1": {"name": "M1", "limit": {"context": 200000, "output": 8000}, "tool_call": True, "reasoning": True}
-        },
-    }
-    config = {
-        "autoupdate": False,
-        "share": "disabled",
-        "model": "stub/m1",
-        "small_model": "stub/m1",
-        "provider": {"stub": provider},
-    }
+def furnish(home: Path, programs: Path) -> None:
+    """The agents' programs under the names that a gateway looks for, and what their owner has in his home."""
+    programs.mkdir(parents=True)
     for agent, name in AGENT_PROGRAMS.items():
         (programs / name).symlink_to(agent_executable(agent))
-    return {
-        "ANTHROPIC_BASE_URL": model.url,
-        "ANTHROPIC_API_KEY": "dummy",
-        "OPENCODE_CONFIG_CONTENT": json.dumps(config),
-        "OPENCODE_DISABLE_MODELS_FETCH": "1",
-        "GOOGLE_GEMINI_BASE_URL": model.url,
-        "GEMINI_API_KEY": "dummy",
-        "IS_SANDBOX": "1",
-    }
+        for path, content in home_files(agent).items():
+            (home / path).parent.mkdir(parents=True, exist_ok=True)
+            (home / path).write_text(content)
 
 
 @asynccontextmanager
 async def a_crew(directory: Path, slots: int = 4, **settings: str) -> AsyncIterator[Crew]:
     """Everything started, the gateway with these settings; at the end everything stopped and nothing left behind."""
     programs, work = directory / "bin", directory / "work"
-    programs.mkdir(parents=True)
+    furnish(directory / "h1", programs)
     work.mkdir()
     async with ModelServer() as model, start_manager(directory / "manager") as manager:
-        owned = agents_environment(model, programs)
+        owned = agents_environment(model)
         env = {
             **owned,
             "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
@@ -190,9 +173,6 @@ async def a_crew(directory: Path, slots: int = 4, **settings: str) -> AsyncItera
             "GATEWAY_ALLOWED_PROJECT_ROOTS": str(work),
             **settings,
         }
-        owner = directory / "h1" / ".gemini"  # the gateway's HOME: how its owner logged in
-        owner.mkdir(parents=True)
-        (owner / "settings.json").write_text(json.dumps(GEMINI_SETTINGS))
         async with start_gateway(manager, directory / "h1", slots=slots, cwd=work, env=env):
             await _agents_found(manager)
             yield Crew(manager.api, model, work)

@@ -105,8 +105,8 @@ class Crew:
         await self.api.input(task["id"], text)
 
     def seen_by_model(self, text: str) -> list[Json]:
-        """Bodies of requests of which some string is, or contains, exactly this text."""
-        return [r.body for r in self.model.requests if any(text in part for part in _strings(r.body))]
+        """Bodies of requests in which a user's message holds exactly this text."""
+        return [request.body for request in self.model.saw(text)]
 
     def processes_in(self, directory: Path) -> dict[int, str]:
         """Processes of attempts (they bear our cookie) that work in this directory, by pid."""
@@ -130,16 +130,6 @@ class Crew:
         await until(
             lambda: any(word in words for words in self.processes_in(directory).values()), 60, f"{word} runs", 0.05
         )
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for part in value.values() for text in _strings(part)]
-    if isinstance(value, list):
-        return [text for part in value for text in _strings(part)]
-    return []
 
 
 def agents_environment(model: ModelServer) -> dict[str, str]:

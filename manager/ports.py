@@ -3,7 +3,7 @@
 Store: the truth, one transaction a call. Bus: "something changed", never the truth. Clock: what time it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -33,7 +33,9 @@ class Bus(Protocol):
     Topics: `queue`, `session:<id>`, `task:<id>`, `fleet`, `host:<id>`.
     """
 
-    def publish(self, topic: str) -> None: ...
+    def publish(self, topic: str) -> bool:
+        """Whether somebody in this process has subscribed to it."""
+        ...
 
     def subscribe(self, *topics: str) -> AbstractAsyncContextManager["Wakeups"]: ...
 
@@ -45,10 +47,13 @@ class Wakeups(Protocol):
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """`idempotency_key` is unique per `spec.actor`; `digest` of the request tells a repeat from a misuse."""
+    """`idempotency_key` is unique per `spec.actor`; `digest` of the request tells a repeat from a misuse.
+    `opens_session`: the session is new for certain, nobody needs to look for it.
+    """
 
     task_id: str
     session_id: str
+    opens_session: bool = False
     spec: Spec
     requirement: Requirement
     idempotency_key: str | None = None
@@ -190,18 +195,26 @@ class Store(Protocol):
 
     async def counts(self) -> dict[TaskState, int]: ...
 
-    async def requirements(self) -> dict[int, Requirement]:
-        """Every queue key with queued tasks, by its number; also one whose task is being added, if it is known."""
+    async def requirements(self) -> Mapping[int, Requirement]:
+        """Every queue key with queued tasks, by its number; also of tasks whose adding is decided, not durable yet."""
         ...
 
     async def position(self, task_id: str) -> int:
         """Queued tasks with the same key that go before this one."""
         ...
 
-    async def claim(self, offers: Sequence[Offer], *, accept_by: int, now: int) -> list[Claim]:
+    async def claim(
+        self,
+        offers: Sequence[Offer],
+        *,
+        accept_by: int,
+        now: int,
+        decided: Callable[[Sequence[Claim]], None] | None = None,
+    ) -> list[Claim]:
         """Look at the heads of the offered queues, let `scheduling.assign` choose, and assign: compare and set.
 
-        Slots are counted from rows; an offer of a generation that is not current is ignored.
+        Slots are counted from rows; an offer of a generation that is not current is ignored. `decided` is told the
+        claims before they are durable, in the order in which they will be; told again, the time before was in vain.
         """
         ...
 

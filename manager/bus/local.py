@@ -20,10 +20,14 @@ class LocalBus:
     def __repr__(self) -> str:
         return f"<LocalBus topics={len(self._waiting)}>"
 
-    def publish(self, topic: str) -> None:
+    def publish(self, topic: str) -> bool:
         """Costs a look into a dictionary when nobody cares."""
-        for wakeups in self._waiting.get(topic, ()):
+        readers = self._waiting.get(topic)
+        if readers is None:
+            return False
+        for wakeups in readers:
             wakeups.wake()
+        return True
 
     def subscribe(self, *topics: str) -> "LocalWakeups":
         return LocalWakeups(self, topics)

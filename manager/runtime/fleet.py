@@ -55,6 +55,10 @@ class Connection(Protocol):
         """False: the host was not told and will not be."""
         ...
 
+    def call_off(self, record: Record) -> None:
+        """The attempt that it was told of never came to be."""
+        ...
+
     def stop(self, record: Record, *, kill: bool, reason: str | None) -> None: ...
 
     def configure(self, config: GatewayConfig) -> None: ...
@@ -178,6 +182,12 @@ class Fleet:
             return False
         self.registry.assigned(claim.host_id, claim.record.assigned_at or 0)
         return True
+
+    def call_off(self, claim: Claim) -> None:
+        """This claim came to nothing: its host, if it is still here, may forget what it was told of it."""
+        link = self._links.get(claim.host_id)
+        if link is not None and link.generation == claim.generation:
+            link.call_off(claim.record)
 
     def abort(self, record: Record, *, kill: bool = False, reason: str | None = None) -> bool:
         """Tell its host to stop it. False: the host is not here; it is told when it comes back."""

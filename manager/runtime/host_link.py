@@ -63,7 +63,9 @@ class Wire(Protocol):
         ...
 
     async def send(self, data: bytes) -> None:
-        """Returns when the frame is on its way. Raises WireClosed."""
+        """Returns when the frame is on its way. Raises WireClosed; then, and when cancelled, nothing of it
+        is.
+        """
         ...
 
     async def close(self, code: int, reason: str) -> None: ...
@@ -493,11 +495,16 @@ class HostLink:
         out, wire, clock = self._out, self._wire, self._clock
         while (frame := out.next()) is not None:
             self._sending_since = clock.monotonic()
+            is_written = False
             try:
                 await wire.send(frame)
+                is_written = True
             except WireClosed:
                 self._reading.cancel()
                 return
+            finally:
+                if not is_written:
+                    out.not_written(frame)
             self._sending_since = None
         if self._inputs is not None and self._inputs.later:
             self._delivering.wake()
@@ -540,6 +547,10 @@ class HostLink:
         assert self._row is not None
         message = self._talk.execute(claim.spec, claim.record, self._row.capabilities.cwd)
         return self._out.give(message, claim.record)
+
+    def call_off(self, record: Record) -> None:
+        if self._ending is None and not self._out.take_back(record.id):
+            self._say(self._talk.stop(record, reason="not_claimed", kill=True))
 
     def stop(self, record: Record, *, kill: bool, reason: str | None) -> None:
         if self._out.take_back(record.id):

@@ -20,13 +20,14 @@ MAX_WORK_BYTES: Final = 8 * 1024 * 1024
 
 
 class Outbound:
-    __slots__ = ("_acks", "_on_news", "_urgent", "_urgent_bytes", "_work", "_work_bytes")
+    __slots__ = ("_acks", "_on_news", "_taken", "_urgent", "_urgent_bytes", "_work", "_work_bytes")
 
     def __init__(self, on_news: Callable[[], None]) -> None:
         self._on_news = on_news
         self._urgent: list[bytes] = []  # short: it is bounded, and the writer takes what the socket takes
         self._acks: dict[tuple[str, int], int] = {}
         self._work: dict[str, tuple[bytes, Record]] = {}
+        self._taken: Record | None = None  # the work that `next` gave last
         self._urgent_bytes = 0
         self._work_bytes = 0
 
@@ -81,6 +82,7 @@ class Outbound:
 
     def next(self) -> bytes | None:
         """The frame to write now."""
+        self._taken = None
         if self._urgent:
             frame = self._urgent.pop(0)
             self._urgent_bytes -= len(frame)
@@ -89,7 +91,14 @@ class Outbound:
             task_id, attempt = where = next(iter(self._acks))
             return encode(TaskAck(task_id=task_id, attempt=attempt, seq=self._acks.pop(where)))
         if self._work:
-            frame, _ = self._work.pop(next(iter(self._work)))
+            frame, self._taken = self._work.pop(next(iter(self._work)))
             self._work_bytes -= len(frame)
             return frame
         return None
+
+    def not_written(self, frame: bytes) -> None:
+        """The socket did not take what `next` gave: work that was not begun is still here."""
+        if self._taken is not None:
+            self._work[self._taken.id] = (frame, self._taken)
+            self._work_bytes += len(frame)
+            self._taken = None

@@ -89,6 +89,7 @@ class Tasks:
         new = NewTask(
             task_id=task_id,
             session_id="session" + task_id.removeprefix("task"),  # posted alone, it opens its own
+            opens_session=True,
             spec=spec,
             requirement=requirement(spec),
             idempotency_key=idempotency_key,

@@ -1,4 +1,7 @@
-"""Writes about who may come in and what they have read: rare, so they go straight to their tables."""
+"""Who may come in and what they have read: rare, so it goes straight to its tables.
+
+Called with the writer's connection inside its transaction; whoever raises has changed nothing.
+"""
 
 import sqlite3
 from typing import Final
@@ -7,16 +10,13 @@ import msgspec
 
 from manager.errors import Conflict, Forbidden, NotFound
 from manager.ports import Token
-from manager.storage import hosts
-from manager.storage.ledger import Ledger
 from manager.storage.rows import TOKEN_COLUMNS, decode_token
-from shared_types.api import TokenInfo
 
 _encode = msgspec.json.Encoder().encode
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 
 
-def add_token(ledger: Ledger, token: Token) -> None:
+def add_token(db: sqlite3.Connection, token: Token) -> Token:
     info = token.info
     row = (
         info.id,
@@ -28,27 +28,22 @@ def add_token(ledger: Ledger, token: Token) -> None:
         info.last_used_at,
         info.revoked_at,
     )
-    ledger.write("INSERT INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-    ledger.put_token(token)
+    db.execute("INSERT INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return token
 
 
-def revoke_token(ledger: Ledger, token_id: str, now: int) -> TokenInfo:
+def revoke_token(db: sqlite3.Connection, token_id: str, now: int) -> Token:
     """Said again it keeps the time of the first."""
-    token = _token(ledger.db, token_id)
+    db.execute("UPDATE token SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (now, token_id))
+    token = _token(db, token_id)
     if token is None:
         raise NotFound(f"there is no token {token_id}", code="NO_SUCH_TOKEN")
-    if token.info.revoked_at is None:
-        ledger.write("UPDATE token SET revoked_at = ? WHERE id = ?", (now, token_id))
-        token = msgspec.structs.replace(token, info=msgspec.structs.replace(token.info, revoked_at=now))
-        ledger.put_token(token)
-    return token.info
+    return token
 
 
-def touch_token(ledger: Ledger, token_id: str, now: int) -> None:
-    token = _token(ledger.db, token_id)
-    if token is not None:
-        ledger.write("UPDATE token SET last_used_at = ? WHERE id = ?", (now, token_id))
-        ledger.put_token(msgspec.structs.replace(token, info=msgspec.structs.replace(token.info, last_used_at=now)))
+def touch_token(db: sqlite3.Connection, token_id: str, now: int) -> Token | None:
+    db.execute("UPDATE token SET last_used_at = ? WHERE id = ?", (now, token_id))
+    return _token(db, token_id)
 
 
 def _token(db: sqlite3.Connection, token_id: str) -> Token | None:
@@ -56,16 +51,16 @@ def _token(db: sqlite3.Connection, token_id: str) -> Token | None:
     return None if row is None else decode_token(row)
 
 
-def add_join_code(ledger: Ledger, hash: str, expires_at: int, labels: dict[str, str]) -> None:
-    ledger.write(
+def add_join_code(db: sqlite3.Connection, hash: str, expires_at: int, labels: dict[str, str]) -> None:
+    db.execute(
         "INSERT INTO join_code (hash, expires_at, labels) VALUES (?, ?, ?)",
         (hash, expires_at, _encode(labels).decode()),
     )
 
 
-def redeem_join_code(ledger: Ledger, hash: str, host_id: str, token: Token, now: int) -> dict[str, str]:
+def redeem_join_code(db: sqlite3.Connection, hash: str, host_id: str, token: Token, now: int) -> dict[str, str]:
     """A code that cannot be used says no more than that. A name that is taken leaves the code usable."""
-    row = ledger.db.execute(
+    row = db.execute(
         "SELECT labels FROM join_code WHERE hash = ? AND used_at IS NULL AND expires_at > ?", (hash, now)
     ).fetchone()
     if row is None:
@@ -74,7 +69,7 @@ def redeem_join_code(ledger: Ledger, hash: str, host_id: str, token: Token, now:
             code="BAD_JOIN_CODE",
             hint="make a new one with `fleetgate invite`",
         )
-    taken = ledger.db.execute(
+    taken = db.execute(
         "SELECT 1 FROM token WHERE host_id = ? AND kind = 'host' AND revoked_at IS NULL", (host_id,)
     ).fetchone()
     if taken is not None:
@@ -83,16 +78,18 @@ def redeem_join_code(ledger: Ledger, hash: str, host_id: str, token: Token, now:
             code="HOST_EXISTS",
             hint="give another id, or revoke its token first",
         )
-    ledger.write("UPDATE join_code SET used_at = ? WHERE hash = ?", (now, hash))
-    labels = _labels.decode(row[0])
-    hosts.relabel(ledger, host_id, labels)
-    add_token(ledger, token)
-    return labels
+    db.execute("UPDATE join_code SET used_at = ? WHERE hash = ?", (now, hash))
+    db.execute(
+        "INSERT INTO host (id, labels) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET labels = excluded.labels",
+        (host_id, row[0]),
+    )
+    add_token(db, token)
+    return _labels.decode(row[0])
 
 
-def mark(ledger: Ledger, principal: str, device: str, session_id: str, event_id: int) -> None:
+def mark(db: sqlite3.Connection, principal: str, device: str, session_id: str, event_id: int) -> None:
     """Only forward."""
-    ledger.write(
+    db.execute(
         "INSERT INTO mark VALUES (?, ?, ?, ?) ON CONFLICT (principal, device, session_id) DO UPDATE SET"
         " event_id = max(event_id, excluded.event_id)",
         (principal, device, session_id, event_id),

@@ -1,7 +1,7 @@
-"""Operations on slots, in the writer's thread: who gets which task, and which tasks a host holds.
+"""Operations on slots, decided on the ledger: who gets which task.
 
-A claim looks at the heads of the offered queues by index, so its cost does not grow with what else is queued, and
-counts taken slots from rows, so that no counter can ever be wrong.
+A claim looks at the heads of the offered queues, so its cost does not grow with what else is queued. Taken slots are
+the tasks held: there is no counter that could be wrong.
 """
 
 import os
@@ -15,34 +15,41 @@ from manager.core.lifecycle import Cause
 from manager.core.scheduling import Assignment, Candidate, Offer, assign
 from manager.core.tasks import Change, Verdict
 from manager.ports import Claim
-from manager.storage.ledger import Hot, Ledger
+from manager.storage.ledger import Ledger
+from manager.storage.queues import Rank
 
 MAX_HEADS: Final = 100  # queued tasks looked at per queue and claim
 
-QUEUE_HEADS: Final = (
-    "SELECT t.id, s.task_no, s.priority FROM standing s JOIN task t ON t.no = s.task_no WHERE s.key_no = ?"
-    " ORDER BY s.priority, s.task_no LIMIT ?"
-)
-SLOTS_TAKEN: Final = "SELECT count(*) FROM attempt WHERE host_id = ? AND ended_at IS NULL"
-TASKS_ON_HOST: Final = (
-    "SELECT t.id FROM attempt a JOIN task t ON t.no = a.task_no WHERE a.host_id = ? AND a.ended_at IS NULL"
-    " ORDER BY a.task_no"
-)
+
+def heads(ledger: Ledger, offers: Sequence[Offer], now: int) -> tuple[list[Offer], list[tuple[int, Rank]]]:
+    """Offers that count, with their taken slots, and the tasks they may be given, with their queues."""
+    welcome = [
+        msgspec.structs.replace(offer, used=len(ledger.held.get(offer.host_id, ())))
+        for offer in offers
+        if _is_welcome(ledger, offer, now)
+    ]
+    found: list[tuple[int, Rank]] = []
+    for key in {key for offer in welcome for key in offer.keys}:
+        queue = ledger.queues.get(key)
+        if queue is not None:
+            room = sum(max(0, offer.slots - offer.used) for offer in welcome if key in offer.keys)
+            found += [(key, rank) for rank in queue.first(min(room, MAX_HEADS))]
+    return welcome, found
 
 
 def claim(ledger: Ledger, offers: Sequence[Offer], accept_by: int, now: int) -> list[Claim]:
-    welcome = [offer for offer in offers if _is_welcome(ledger, offer, now)]
-    wanted = {key for offer in welcome for key in offer.keys if key in ledger.queued}
-    if not wanted:
-        return []
-    ledger.flush()
-    counted = [msgspec.structs.replace(offer, used=_slots_taken(ledger, offer.host_id)) for offer in welcome]
+    """All tasks that `heads` tells are in the ledger."""
+    welcome, found = heads(ledger, offers, now)
     candidates = [
-        candidate
-        for key in wanted
-        for candidate in _heads(ledger, key, sum(max(0, o.slots - o.used) for o in counted if key in o.keys))
+        Candidate(
+            task_id=task_id,
+            key=key,
+            rank=(priority, no),
+            prefer=tuple(ledger.must_find(task_id).spec.labels.prefer.items()),
+        )
+        for key, (priority, no, task_id) in found
     ]
-    return [_assign(ledger, chosen, accept_by, now) for chosen in assign(candidates, counted)]
+    return [_assign(ledger, chosen, accept_by, now) for chosen in assign(candidates, welcome)]
 
 
 def _is_welcome(ledger: Ledger, offer: Offer, now: int) -> bool:
@@ -54,26 +61,6 @@ def _is_welcome(ledger: Ledger, offer: Offer, now: int) -> bool:
         and not host.draining
         and ledger.resting.get(offer.host_id, 0) <= now
     )
-
-
-def _slots_taken(ledger: Ledger, host_id: str) -> int:
-    (taken,) = ledger.db.execute(SLOTS_TAKEN, (host_id,)).fetchone()
-    return int(taken)
-
-
-def _heads(ledger: Ledger, key: int, room: int) -> list[Candidate]:
-    if not room:
-        return []
-    rows = ledger.db.execute(QUEUE_HEADS, (key, min(room, MAX_HEADS))).fetchall()
-    return [
-        Candidate(
-            task_id=task_id,
-            key=key,
-            rank=(priority, no),
-            prefer=tuple(ledger.must_find(task_id).spec.labels.prefer.items()),
-        )
-        for task_id, no, priority in rows
-    ]
 
 
 def _assign(ledger: Ledger, chosen: Assignment, accept_by: int, now: int) -> Claim:
@@ -95,10 +82,3 @@ def _assign(ledger: Ledger, chosen: Assignment, accept_by: int, now: int) -> Cla
         # In memory for now: it only breaks ties, and goes to disk with the host's next heartbeat.
         ledger.put_host(msgspec.structs.replace(host, last_assigned_at=now))
     return Claim(spec=hot.spec, record=hot.record, host_id=host.host_id, generation=chosen.generation, events=events)
-
-
-def on_host(ledger: Ledger, host_id: str) -> list[Hot]:
-    """The tasks that hold a slot of this host, oldest first."""
-    ledger.flush()
-    rows = ledger.db.execute(TASKS_ON_HOST, (host_id,)).fetchall()
-    return [ledger.must_find(task_id) for (task_id,) in rows]

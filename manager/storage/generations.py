@@ -12,6 +12,8 @@ class Generations(Generic[K, V]):
 
     >>> cache = Generations[str, int](max_weight=1)
     >>> cache.put("a", 1, weight=1); cache.age(); cache.put("b", 2, weight=1); cache.age()
+    True
+    True
     >>> cache.get("a"), cache.get("b")
     (None, 2)
     """
@@ -41,11 +43,14 @@ class Generations(Generic[K, V]):
         self._weight += weight - (known[1] if known is not None else 0)
         self._young[key] = (value, weight)
 
-    def age(self) -> None:
-        if self._weight >= self._max:
-            self._old = self._young
-            self._young = {}
-            self._weight = 0
+    def age(self) -> bool:
+        """Forget, if it is time to; whether it was."""
+        if self._weight < self._max:
+            return False
+        self._old = self._young
+        self._young = {}
+        self._weight = 0
+        return True
 
     def clear(self) -> None:
         self._young.clear()

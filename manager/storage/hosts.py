@@ -1,4 +1,4 @@
-"""Operations on hosts, in the writer's thread: connections come and go, and only the newest one counts."""
+"""Operations on hosts, decided on the ledger: connections come and go, and only the newest one counts."""
 
 from typing import Final
 
@@ -7,23 +7,19 @@ import msgspec
 from manager.core import tasks
 from manager.errors import NotFound
 from manager.ports import HostRow, Taken
-from manager.storage.claims import on_host
 from manager.storage.ledger import Ledger
-from manager.storage.rows import HOST_COLUMNS, decode_host
 from manager.storage.tasks import change_one
 from shared_types.hosts import AgentInfo, HostCapabilities
 
 _encode = msgspec.json.Encoder().encode
 
 _PUT_HOST: Final = (
-    "INSERT INTO host (id, capabilities, agents, generation, protocol, version, boot_id, last_seen_at, connected_at)"  # noqa: S608 - our own names
-    " VALUES (:id, :capabilities, :agents, 1, :protocol, :version, :boot_id, :now, :now)"
-    " ON CONFLICT (id) DO UPDATE SET capabilities = :capabilities, agents = :agents, generation = generation + 1,"
-    " protocol = :protocol, version = :version, boot_id = :boot_id, last_seen_at = :now, connected_at = :now,"
-    f" disconnected_at = NULL RETURNING {HOST_COLUMNS}"
-)
-_TOKENS: Final = (
-    "SELECT count(*), count(*) FILTER (WHERE revoked_at IS NULL) FROM token WHERE host_id = ? AND kind = 'host'"
+    "INSERT INTO host (id, capabilities, agents, generation, protocol, version, boot_id, last_seen_at, connected_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET capabilities = excluded.capabilities, agents = excluded.agents,"
+    " generation = excluded.generation, protocol = excluded.protocol, version = excluded.version,"
+    " boot_id = excluded.boot_id, last_seen_at = excluded.last_seen_at, connected_at = excluded.connected_at,"
+    " disconnected_at = NULL"
 )
 
 
@@ -37,18 +33,26 @@ def connected(
     boot_id: str | None,
     now: int,
 ) -> HostRow:
-    values = {
-        "id": host_id,
-        "capabilities": _encode(capabilities).decode(),
-        "agents": _encode(agents).decode(),
-        "protocol": protocol,
-        "version": version,
-        "boot_id": boot_id,
-        "now": now,
-    }
-    (row,) = ledger.write(_PUT_HOST, values).fetchall()
+    before = ledger.hosts.get(host_id)
+    host = HostRow(
+        host_id=host_id,
+        capabilities=capabilities,
+        agents=agents,
+        generation=1 if before is None else before.generation + 1,
+        protocol=protocol,
+        version=version,
+        boot_id=boot_id,
+        last_seen_at=now,
+        connected_at=now,
+        disconnected_at=None,
+        draining=before is not None and before.draining,
+        labels=ledger.labels.get(host_id, {}),
+        last_assigned_at=0 if before is None else before.last_assigned_at,
+    )
+    said = (_encode(capabilities).decode(), _encode(agents).decode())
+    ledger.write(_PUT_HOST, (host_id, *said, host.generation, protocol, version, boot_id, now, now))
     ledger.resting.pop(host_id, None)
-    return ledger.put_host(decode_host(row))
+    return ledger.put_host(host)
 
 
 def _current(ledger: Ledger, host_id: str, generation: int) -> HostRow | None:
@@ -60,9 +64,6 @@ def seen(ledger: Ledger, host_id: str, generation: int, now: int) -> bool:
     host = _current(ledger, host_id, generation)
     if host is None:
         return False
-    tokens, valid = ledger.db.execute(_TOKENS, (host_id,)).fetchone()
-    if tokens and not valid:
-        return False
     ledger.write(
         "UPDATE host SET last_seen_at = ?, last_assigned_at = ? WHERE id = ?", (now, host.last_assigned_at, host_id)
     )
@@ -71,6 +72,7 @@ def seen(ledger: Ledger, host_id: str, generation: int, now: int) -> bool:
 
 
 def gone(ledger: Ledger, host_id: str, generation: int, now: int) -> list[Taken]:
+    """All tasks on it are in the ledger."""
     host = _current(ledger, host_id, generation)
     if host is None:
         return []
@@ -78,13 +80,8 @@ def gone(ledger: Ledger, host_id: str, generation: int, now: int) -> list[Taken]
         "UPDATE host SET disconnected_at = ?, last_assigned_at = ? WHERE id = ?", (now, host.last_assigned_at, host_id)
     )
     ledger.put_host(msgspec.structs.replace(host, disconnected_at=now))
-    return [change_one(ledger, tasks.host_gone(hot.record, now)) for hot in on_host(ledger, host_id)]
-
-
-def nobody_connected(ledger: Ledger, now: int) -> None:
-    """A manager starts: whoever was connected to the one before is not connected to this one."""
-    for host in list(ledger.hosts.values()):
-        gone(ledger, host.host_id, host.generation, now)
+    records = [ledger.must_find(task_id).record for task_id in ledger.on_host(host_id)]
+    return [change_one(ledger, tasks.host_gone(record, now)) for record in records]
 
 
 def set_draining(ledger: Ledger, host_id: str, draining: bool) -> HostRow:
@@ -97,12 +94,8 @@ def set_draining(ledger: Ledger, host_id: str, draining: bool) -> HostRow:
     return ledger.put_host(msgspec.structs.replace(host, draining=draining))
 
 
-def relabel(ledger: Ledger, host_id: str, labels: dict[str, str]) -> None:
-    """Labels given by the manager; a host that never connected keeps them for when it does."""
-    ledger.write(
-        "INSERT INTO host (id, labels) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET labels = excluded.labels",
-        (host_id, _encode(labels).decode()),
-    )
+def relabelled(ledger: Ledger, host_id: str, labels: dict[str, str]) -> HostRow | None:
+    """The manager gave it these labels, and that is stored. A host that never connected keeps them for when it does."""
+    ledger.labels[host_id] = labels
     host = ledger.hosts.get(host_id)
-    if host is not None:
-        ledger.put_host(msgspec.structs.replace(host, labels=labels))
+    return None if host is None else ledger.put_host(msgspec.structs.replace(host, labels=labels))

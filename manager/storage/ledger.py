@@ -1,17 +1,20 @@
-"""The writer thread's side of the truth: records in memory while they are hot, rows at the end of each group.
+"""The store's memory of how everything stands, in the event loop: here every change is decided.
 
-Operations (tasks.py, claims.py, hosts.py ... beside this file) change decoded records here; `flush` writes each
-changed record once, however often it changed, and `commit` makes it durable. Since there is no other writer, what is
-in memory is what is in the database; after a failure everything in memory is forgotten and read again.
+Operations (tasks.py, claims.py, hosts.py beside this file) change records here at once, each built upon the one
+before; `close` hands over what they changed as `Entries`, which the writer's thread makes durable while the next
+ones are decided already. So the ledger runs ahead of the database by what nobody was answered yet. Should a commit
+fail, this ledger is thrown away and a new one read from the database (`Ledger.read`).
 
-Invariants: `open_task` and `take` are the only places where a record comes to be or changes; a row of `attempt` without
-an end is a taken slot.
+Tasks and sessions of lately are here; an operation on another needs it brought in first (`lacks`, then `bring`).
+Nothing is forgotten before it is durable: see FORGET_AFTER.
+
+Invariants: `open_task` and `take` are the only places where a record comes to be or changes; queues, slots and counts
+are always those of the records.
 """
 
-import logging
 import sqlite3
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -21,17 +24,21 @@ from manager.core.lifecycle import ON_A_HOST
 from manager.core.scheduling import Requirement
 from manager.core.tasks import Applied, Limits, Record, Spec
 from manager.errors import NotFound
-from manager.ports import HostRow, NewTask, Token
+from manager.ports import HostRow, NewTask
+from manager.storage.entries import Entries
 from manager.storage.generations import Generations
 from manager.storage.news import News
-from manager.storage.rows import LAST_ID, event_no, hosts_in, latest_event, one_line_each, public_events, put_rows
+from manager.storage.queues import Queue
+from manager.storage.rows import LAST_ID, event_no, hosts_in, latest_event, one_line_each, public_events
 from shared_types.events import StoredEvent
 from shared_types.tasks import TaskState
 
 HOT_BYTES: Final = 32 * 1024 * 1024
-PAGE: Final = 4096
+MAX_NUMBERS: Final = 10_000
+# So many groups of changes are on their way to the disk at most, the open one included. What was used while one of
+# them was decided is remembered for so many commits, so until it is durable.
+FORGET_AFTER: Final = 5
 
-log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _spec: Final = msgspec.json.Decoder(Spec)
 _record: Final = msgspec.json.Decoder(Record)
@@ -51,224 +58,195 @@ class Log:
 
 
 class Hot:
-    """A task in memory. `record` may be ahead of the database until the group is committed."""
+    """A task in memory."""
 
-    __slots__ = ("key_no", "log", "no", "record", "spec")
+    __slots__ = ("log", "no", "queue", "record", "spec")
 
-    def __init__(self, no: int, log: Log, spec: Spec, record: Record, key_no: int | None) -> None:
+    def __init__(self, no: int, log: Log, spec: Spec, record: Record, queue: Queue | None) -> None:
         self.no = no
         self.log = log
         self.spec = spec
         self.record = record
-        self.key_no = key_no
+        self.queue = queue  # while it is queued
 
     def __repr__(self) -> str:
         return f"<Hot {self.record.id} {self.record.status} rv={self.record.rv}>"
 
 
-class Ledger:
-    """Used by one thread at a time."""
+class Lack(NamedTuple):
+    """What an operation needs and the ledger does not know: ids."""
 
-    def __init__(self, db: sqlite3.Connection, limits: Limits, *, hot_bytes: int = HOT_BYTES) -> None:
-        self.db = db
+    tasks: Collection[str] = ()
+    sessions: Collection[str] = ()
+
+
+class TaskRow(NamedTuple):
+    no: int
+    id: str
+    spec: str
+    prompt: str
+    record: str
+    key_no: int | None
+    session_id: str
+
+
+class SessionRow(NamedTuple):
+    no: int
+    id: str
+    first: int
+    latest: int
+
+
+class Found(NamedTuple):
+    """What the database holds of a Lack, and the sessions of its tasks."""
+
+    tasks: list[TaskRow]
+    sessions: list[SessionRow]
+
+
+class Ledger:
+    """Used in the event loop alone, from the moment on that it was read."""
+
+    def __init__(self, limits: Limits, *, hot_bytes: int = HOT_BYTES) -> None:
         self.limits = limits
         self.hosts: dict[str, HostRow] = {}
+        self.labels: dict[str, dict[str, str]] = {}  # given by the manager, also to hosts that never connected
         self.resting: dict[str, int] = {}  # host -> until when it is not asked again
-        self.queued: dict[int, int] = {}  # tasks by queue key, empty queues left out
-        self.written_bytes = 0
-        self._requirements: dict[int, Requirement] = {}  # of the same queues
+        self.queues: dict[int, Queue] = {}  # by number; those that hold tasks
+        self.held: dict[str, dict[int, str]] = {}  # host -> the tasks on it, each holds a slot: number -> id
+        self.forgot = 0  # how often something may have been forgotten
+        self.wishes: dict[int, Requirement] = {}  # of the same queues
+        self._by_wish: dict[Requirement, Queue] = {}
+        self._numbers: Generations[Requirement, int] = Generations(MAX_NUMBERS)  # of queues that were empty lately
         self._hot: Generations[str, Hot] = Generations(hot_bytes)
         self._logs: WeakValueDictionary[str, Log] = WeakValueDictionary()  # as long as a task of it is hot
-        self._key_numbers: Generations[Requirement, int] = Generations(10_000)
-        self._task_no = self._top("task")
-        self._session_no = self._top("session")
-        (self._newest_session,) = db.execute("SELECT coalesce(max(id), '') FROM session").fetchone()
-        self._counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0) | {
-            TaskState(status): count
-            for status, count in db.execute("SELECT status, count(*) FROM standing GROUP BY status")
-        }
-        self._in_transaction = False
-        self._forget_group()
-        self._reload()
+        self._task_no = 0
+        self._session_no = 0
+        self._queue_no = 0
+        self._counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
+        self._settled = 0
+        self._open_group()
 
     def __repr__(self) -> str:
-        return f"<Ledger unwritten={len(self._changed)} hosts={len(self.hosts)}>"
+        return f"<Ledger open={len(self._changed)} hosts={len(self.hosts)} queues={len(self.queues)}>"
 
-    def _top(self, table: str) -> int:
-        (top,) = self.db.execute(f"SELECT coalesce(max(no), 0) FROM {table}").fetchone()  # noqa: S608 - our own name
-        return int(top)
-
-    def _reload(self) -> None:
-        """Read again everything in memory that a group may have changed."""
-        self._hot.clear()
-        self._logs.clear()
-        self._key_numbers.clear()
-        self.hosts = {row.host_id: row for row in hosts_in(self.db)}
-        rows = self.db.execute(QUEUES).fetchall()
-        self._requirements = {no: _requirement.decode(text) for no, text, _ in rows}
-        self.queued = {no: count for no, _, count in rows}
-
-    def _forget_group(self) -> None:
+    def _open_group(self) -> None:
         self.news = News()
-        self._queues_changed = False
-        self._moved: dict[TaskState, int] = {}
+        self._entries = Entries()
         self._changed: dict[int, Hot] = {}
-        self._new_sessions: list[tuple[int, str]] = []
-        self._new_tasks: list[tuple[Any, ...]] = []
-        self._asked: dict[tuple[str, str], tuple[str, str]] = {}
-        self._attempts: list[tuple[Any, ...]] = []
-        self._events: list[tuple[int, int, int, int, bytes]] = []
+        self._moved = False
 
-    def first_news(self) -> News:
-        """What the readers must know before the first commit."""
-        news = News()
-        news.hosts = dict(self.hosts)
-        news.counts = dict(self._counts)
-        news.requirements = dict(self._requirements)
-        return news
+    @classmethod
+    def read(cls, db: sqlite3.Connection, limits: Limits, *, hot_bytes: int = HOT_BYTES) -> "Ledger":
+        """As the database has it. Takes time; called in a thread."""
+        self = cls(limits, hot_bytes=hot_bytes)
+        (self._task_no,) = db.execute("SELECT coalesce(max(no), 0) FROM task").fetchone()
+        (self._session_no,) = db.execute("SELECT coalesce(max(no), 0) FROM session").fetchone()
+        (self._queue_no,) = db.execute("SELECT coalesce(max(no), 0) FROM queue_key").fetchone()
+        for status, count in db.execute("SELECT status, count(*) FROM standing GROUP BY status"):
+            self._counts[TaskState(status)] = count
+        self.hosts = {row.host_id: row for row in hosts_in(db)}
+        self.labels = {id: msgspec.json.decode(text) for id, text in db.execute("SELECT id, labels FROM host")}
+        for no, text in db.execute(QUEUES):
+            self._open_queue(no, _requirement.decode(text))
+        for no, priority, task_no, task_id in db.execute(QUEUED):
+            self.queues[no].enter(priority, task_no, task_id)
+        for host_id, task_no, task_id in db.execute(HELD):
+            self.held.setdefault(host_id, {})[task_no] = task_id
+        return self
 
-    # --- the transaction ------------------------------------------------------------------------------
+    # --- handing over ---------------------------------------------------------------------------------
 
-    def write(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
-        """For the few things that are not hot: a statement of this group's transaction."""
-        self._begin()
-        self.written_bytes += PAGE
-        return self.db.execute(sql, parameters)
+    def write(self, sql: str, parameters: Sequence[Any]) -> None:
+        """For what changes rarely: a statement of this group's transaction."""
+        self._entries.statements.append((sql, parameters))
 
-    def _begin(self) -> None:
-        if not self._in_transaction:
-            self.db.execute("BEGIN IMMEDIATE")
-            self._in_transaction = True
-
-    def flush(self) -> None:
-        """Bring the rows up to the records in memory; still inside the transaction."""
-        if not self._changed:
-            return
-        self._begin()
-        db = self.db
-        put_rows(db, "INSERT INTO session (no, id) VALUES", self._new_sessions)
-        put_rows(db, "INSERT INTO task VALUES", self._new_tasks)
-        self._new_sessions = []
-        self._new_tasks = []
-        rows = [
+    def close(self) -> tuple[Entries, News]:
+        """What was changed since the last time, to be made durable and then told."""
+        entries, news = self._entries, self.news
+        entries.standings = [
             (
                 hot.no,
                 hot.record.status.value,
                 hot.spec.priority,
-                hot.key_no,
+                None if hot.queue is None else hot.queue.no,
                 hot.record.host_id,
                 hot.record.deadline_at,
                 _encode(hot.record).decode(),
             )
             for hot in self._changed.values()
         ]
-        put_rows(db, "INSERT INTO standing VALUES", rows, _ELSE_STANDING)
-        # Rows of neighbours share pages, and most rows have an index or two.
-        self.written_bytes += PAGE * (8 + len(rows) // 2)
-        self._changed = {}
-        put_rows(db, "INSERT INTO attempt VALUES", self._attempts, _ELSE_ATTEMPT)
-        put_rows(db, "INSERT INTO event VALUES", self._events)
-        self._attempts = []
-        self._events = []
-
-    def commit(self) -> News | None:
-        """None when nothing was changed."""
-        self.flush()
-        if not self._in_transaction:
-            return None
-        self.db.execute("COMMIT")
-        self._in_transaction = False
-        news = self.news
         if self._moved:
-            for status, by in self._moved.items():
-                self._counts[status] += by
             news.counts = dict(self._counts)
-        if self._queues_changed:
-            news.requirements = dict(self._requirements)
-        self._forget_group()
-        self._hot.age()
-        self._key_numbers.age()
+        self._open_group()
+        return entries, news
+
+    def take_over_from(self, older: "Ledger") -> None:
+        """What no row says. A queue's number that was told of, even in vain, keeps its meaning."""
+        self._queue_no = max(self._queue_no, older._queue_no)
+        self.resting = older.resting
+
+    def settled(self) -> None:
+        """A group became durable."""
+        self._settled += 1
+        if self._settled >= FORGET_AFTER:
+            self._settled = 0
+            if self._hot.age():
+                self.forgot += 1
+            self._numbers.age()
+
+    def first_news(self) -> News:
+        """What the readers must know before the first commit."""
+        news = News()
+        news.hosts = dict(self.hosts)
+        news.counts = dict(self._counts)
         return news
-
-    def rollback(self) -> None:
-        if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
-        self._in_transaction = False
-        self._forget_group()
-        self._reload()
-
-    def checkpoint(self, *, truncate: bool = False) -> None:
-        self.written_bytes = 0
-        self.db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'PASSIVE'})").fetchone()
-
-    def close(self) -> None:
-        try:
-            self.checkpoint(truncate=True)
-        except sqlite3.Error as error:
-            log.warning("the last checkpoint failed, the next start does it: %s", error)
-        finally:
-            self.db.close()
 
     # --- finding --------------------------------------------------------------------------------------
 
+    def lacks(self, task_ids: Iterable[str]) -> Lack:
+        hot = self._hot
+        return Lack(tasks=[id for id in task_ids if hot.get(id) is None])
+
+    def lacks_session(self, new: NewTask) -> Lack:
+        is_known = new.opens_session or new.session_id in self._logs
+        return Lack() if is_known else Lack(sessions=[new.session_id])
+
+    def bring(self, found: Found) -> list[object]:
+        """Take in what is not here yet. Right only when nothing was forgotten since the database was asked: then
+        what is not here was not here all the time, and so was durable. Sessions are kept by whoever holds the list.
+        """
+        kept: list[object] = [self._bring_log(session) for session in found.sessions]
+        for row in found.tasks:
+            if self._hot.get(row.id) is None:
+                spec = msgspec.structs.replace(_spec.decode(row.spec), prompt=row.prompt)
+                queue = None if row.key_no is None else self.queues[row.key_no]
+                hot = Hot(row.no, self._logs[row.session_id], spec, _record.decode(row.record), queue)
+                self._hot.put(row.id, hot, _weight(spec))
+        return kept
+
+    def _bring_log(self, session: SessionRow) -> Log:
+        log = self._logs.get(session.id)
+        if log is None:
+            log = self._logs[session.id] = Log(session.no, session.id, session.first, session.latest)
+        return log
+
     def find(self, task_id: str) -> Hot | None:
-        hot = self._hot.get(task_id)
-        if hot is not None:
-            return hot
-        row = self.db.execute(_GET_TASK, (task_id,)).fetchone()
-        if row is None:
-            return None
-        no, spec, prompt, record, key_no, session_id = row
-        whole = msgspec.structs.replace(_spec.decode(spec), prompt=prompt)
-        hot = Hot(no, self._log(session_id), whole, _record.decode(record), key_no)
-        self._hot.put(task_id, hot, _weight(whole))
-        return hot
+        return self._hot.get(task_id)
 
     def must_find(self, task_id: str) -> Hot:
-        hot = self.find(task_id)
+        hot = self._hot.get(task_id)
         if hot is None:
             raise NotFound(f"there is no task {task_id}", code="NO_SUCH_TASK")
         return hot
 
-    def asked_before(self, actor: str, key: str) -> tuple[str, str] | None:
-        """The task that was made with this idempotency key, and the digest of its request."""
-        found = self._asked.get((actor, key))
-        if found is None:
-            found = self.db.execute(_ASKED_BEFORE, (actor, key)).fetchone()
-        return found
-
     def count(self, status: TaskState) -> int:
-        return self._counts[status] + self._moved.get(status, 0)
+        return self._counts[status]
 
-    def _log(self, session_id: str) -> Log:
-        """The session's log; a new session when there is none of this name."""
-        log = self._logs.get(session_id)
-        if log is None:
-            # Most sessions are opened by their first task, and their names sort by time: no need to look for those.
-            is_newest = session_id > self._newest_session
-            row = None if is_newest else self.db.execute(_GET_SESSION, (session_id,)).fetchone()
-            if row is None:
-                if is_newest:
-                    self._newest_session = session_id
-                self._session_no += 1
-                log = Log(self._session_no, session_id, 1, 0)
-                self._new_sessions.append((log.no, session_id))
-            else:
-                no, first = row
-                log = Log(no, session_id, first, latest_event(self.db, no, first))
-            self._logs[session_id] = log
-        return log
-
-    def _key_number(self, requirement: Requirement) -> int:
-        no: int | None = self._key_numbers.get(requirement)
-        if no is None:
-            text = requirement.key().decode()
-            row = self.db.execute("SELECT no FROM queue_key WHERE requirement = ?", (text,)).fetchone()
-            if row is None:
-                row = self.write("INSERT INTO queue_key (requirement) VALUES (?) RETURNING no", (text,)).fetchone()
-            no = int(row[0])
-            self._key_numbers.put(requirement, no, 1)
-        return no
+    def on_host(self, host_id: str) -> list[str]:
+        """The tasks that hold a slot of this host, oldest first."""
+        held = self.held.get(host_id, {})
+        return [held[no] for no in sorted(held)]
 
     # --- changing -------------------------------------------------------------------------------------
 
@@ -278,9 +256,9 @@ class Ledger:
         log = self._log(new.session_id)
         applied = tasks.new(new.task_id, new.session_id, spec, latest=log.latest)
         self._task_no += 1
-        hot = Hot(self._task_no, log, spec, applied.record, self._key_number(new.requirement))
+        hot = Hot(self._task_no, log, spec, applied.record, None)
         self._hot.put(new.task_id, hot, _weight(spec))
-        self._new_tasks.append(
+        self._entries.tasks.append(
             (
                 hot.no,
                 new.task_id,
@@ -293,9 +271,7 @@ class Ledger:
                 spec.prompt,
             )
         )
-        if new.idempotency_key is not None:
-            self._asked[(spec.actor, new.idempotency_key)] = (new.task_id, new.digest)
-        self.written_bytes += len(spec.prompt)
+        self._entries.bytes += len(spec.prompt)
         self._count(TaskState.QUEUED, 1)
         self._enters_queue(hot, new.requirement)
         self._changed[hot.no] = hot
@@ -313,19 +289,39 @@ class Ledger:
             if before.status is TaskState.QUEUED:
                 self._leaves_queue(hot)
             elif after.status is TaskState.QUEUED:
-                wish = tasks.requirement(hot.spec, after.excluded_hosts)
-                hot.key_no = self._key_number(wish)
-                self._enters_queue(hot, wish)
-        if after.attempt != before.attempt:
-            row = (hot.no, after.attempt, after.uid, after.host_id, generation, after.assigned_at, None, None)
-            self._attempts.append(row)
-        elif before.status in ON_A_HOST and after.status not in ON_A_HOST:
-            ended = (after.updated_at, after.status.value)
-            # An upsert whose row is always there: only the end is taken from it.
-            self._attempts.append((hot.no, before.attempt, before.uid, before.host_id, 0, before.assigned_at, *ended))
+                self._enters_queue(hot, tasks.requirement(hot.spec, after.excluded_hosts))
+            was_held, is_held = before.status in ON_A_HOST, after.status in ON_A_HOST
+            if is_held and not was_held:
+                assert after.host_id is not None
+                self.held.setdefault(after.host_id, {})[hot.no] = after.id
+                row = (hot.no, after.attempt, after.uid, after.host_id, generation, after.assigned_at, None, None)
+                self._entries.attempts.append(row)
+            elif was_held and not is_held:
+                assert before.host_id is not None
+                self._gives_slot_back(before.host_id, hot.no)
+                ended = (after.updated_at, after.status.value)
+                # An upsert whose row is always there: only the end is taken from it.
+                self._entries.attempts.append(
+                    (hot.no, before.attempt, before.uid, before.host_id, 0, before.assigned_at, *ended)
+                )
         self._changed[hot.no] = hot
         self.news.tasks[after.id] = (hot.spec, after)
         return self._append(hot, applied)
+
+    def _gives_slot_back(self, host_id: str, task_no: int) -> None:
+        held = self.held[host_id]
+        del held[task_no]
+        if not held:
+            del self.held[host_id]
+
+    def _log(self, session_id: str) -> Log:
+        """The session's log; a new session when there is none of this name (`lacks_session` was asked before)."""
+        log = self._logs.get(session_id)
+        if log is None:
+            self._session_no += 1
+            log = self._logs[session_id] = Log(self._session_no, session_id, 1, 0)
+            self._entries.sessions.append((log.no, session_id))
+        return log
 
     def _append(self, hot: Hot, applied: Applied) -> tuple[StoredEvent, ...]:
         """Give the events their public ids. Neighbours of one origin share a row."""
@@ -333,6 +329,8 @@ class Ledger:
         if not bodies:
             return ()
         log = hot.log
+        if log.latest + len(bodies) > LAST_ID:
+            raise OverflowError(f"session {log.id} has no event ids left")
         stored: list[StoredEvent] = []
         start = 0
         while start < len(bodies):
@@ -344,36 +342,43 @@ class Ledger:
             lines, joined = one_line_each(bodies[start:end])
             stored += public_events(log.latest + 1, hot.record.id, attempt, lines)
             log.latest += end - start
-            if log.latest > LAST_ID:
-                raise OverflowError(f"session {log.id} has no event ids left")
-            self._events.append((event_no(log.no, log.latest), hot.no, attempt, end - start, joined))
-            self.written_bytes += len(joined)
+            self._entries.events.append((event_no(log.no, log.latest), hot.no, attempt, end - start, joined))
+            self._entries.bytes += len(joined)
             start = end
         events = tuple(stored)
         self.news.appended.append((log.id, log.first, events))
         return events
 
     def _count(self, status: TaskState, by: int) -> None:
-        self._moved[status] = self._moved.get(status, 0) + by
+        self._counts[status] += by
+        self._moved = True
 
     def _enters_queue(self, hot: Hot, wish: Requirement) -> None:
-        key_no = hot.key_no
-        assert key_no is not None
-        self.queued[key_no] = self.queued.get(key_no, 0) + 1
-        if key_no not in self._requirements:
-            self._requirements[key_no] = wish
-            self._queues_changed = True
+        queue = self._by_wish.get(wish)
+        if queue is None:
+            no = self._numbers.get(wish)
+            if no is None:
+                self._queue_no += 1
+                no = self._queue_no
+                # The same wish may have a number that was forgotten since no task has it.
+                self.write("INSERT OR REPLACE INTO queue_key VALUES (?, ?)", (no, wish.key().decode()))
+                self._numbers.put(wish, no, 1)
+            queue = self._open_queue(no, wish)
+        queue.enter(hot.spec.priority, hot.no, hot.record.id)
+        hot.queue = queue
+
+    def _open_queue(self, no: int, wish: Requirement) -> Queue:
+        queue = self.queues[no] = self._by_wish[wish] = Queue(no)
+        self.wishes[no] = wish
+        return queue
 
     def _leaves_queue(self, hot: Hot) -> None:
-        key_no = hot.key_no
-        assert key_no is not None
-        hot.key_no = None
-        if self.queued[key_no] > 1:
-            self.queued[key_no] -= 1
-        else:
-            del self.queued[key_no]
-            del self._requirements[key_no]
-            self._queues_changed = True
+        queue = hot.queue
+        assert queue is not None
+        hot.queue = None
+        queue.leave(hot.no)
+        if not queue:
+            del self.queues[queue.no], self._by_wish[self.wishes.pop(queue.no)]
 
     def put_host(self, host: HostRow) -> HostRow:
         """A host stands otherwise than before; its row is written by whoever says so."""
@@ -381,30 +386,31 @@ class Ledger:
         self.news.hosts[host.host_id] = host
         return host
 
-    def put_token(self, token: Token) -> None:
-        """Tell the readers how this token stands; its row is written by whoever says so."""
-        self.news.tokens.append(token)
-
 
 QUEUES: Final = (
-    "SELECT q.no, q.requirement, s.n FROM"
-    " (SELECT key_no, count(*) AS n FROM standing WHERE key_no IS NOT NULL GROUP BY key_no) s"
-    " JOIN queue_key q ON q.no = s.key_no"
+    "SELECT no, requirement FROM queue_key WHERE no IN (SELECT DISTINCT key_no FROM standing WHERE key_no IS NOT NULL)"
 )
-_ELSE_STANDING: Final = (
-    "ON CONFLICT (task_no) DO UPDATE SET status = excluded.status,"
-    " key_no = excluded.key_no, host_id = excluded.host_id, deadline_at = excluded.deadline_at,"
-    " record = excluded.record"
+QUEUED: Final = (
+    "SELECT s.key_no, s.priority, s.task_no, t.id FROM standing s JOIN task t ON t.no = s.task_no"
+    " WHERE s.key_no IS NOT NULL"
 )
-_ELSE_ATTEMPT: Final = (
-    "ON CONFLICT (task_no, attempt) DO UPDATE SET ended_at = excluded.ended_at, outcome = excluded.outcome"
+HELD: Final = (
+    "SELECT a.host_id, a.task_no, t.id FROM attempt a JOIN task t ON t.no = a.task_no WHERE a.ended_at IS NULL"
 )
-_GET_SESSION: Final = "SELECT no, first_kept FROM session WHERE id = ?"
-_GET_TASK: Final = (
-    "SELECT t.no, t.spec, t.prompt, s.record, s.key_no, n.id FROM task t JOIN standing s ON s.task_no = t.no"
+
+GET_TASK: Final = (
+    "SELECT t.no, t.id, t.spec, t.prompt, s.record, s.key_no, n.id FROM task t JOIN standing s ON s.task_no = t.no"
     " JOIN session n ON n.no = t.session_no WHERE t.id = ?"
 )
-_ASKED_BEFORE: Final = "SELECT id, digest FROM task WHERE actor = ? AND idempotency_key = ?"
+GET_SESSION: Final = "SELECT no, id, first_kept FROM session WHERE id = ?"
+
+
+def look_up(db: sqlite3.Connection, lack: Lack) -> Found:
+    """In a thread, on any connection."""
+    tasks = [TaskRow(*row) for id in lack.tasks if (row := db.execute(GET_TASK, (id,)).fetchone()) is not None]
+    sessions = dict.fromkeys([*lack.sessions, *(task.session_id for task in tasks)])
+    known = [row for id in sessions if (row := db.execute(GET_SESSION, (id,)).fetchone()) is not None]
+    return Found(tasks, [SessionRow(no, id, first, latest_event(db, no, first)) for no, id, first in known])
 
 
 def _weight(spec: Spec) -> int:

@@ -25,6 +25,8 @@ READ_EVENTS: Final = (
     "SELECT e.no, t.id, e.attempt, e.count, e.bodies FROM event e JOIN task t ON t.no = e.task_no"
     " WHERE e.no > ? AND e.no <= ? ORDER BY e.no"
 )
+TASKS_DUE: Final = "SELECT record FROM standing WHERE deadline_at <= ? ORDER BY deadline_at LIMIT ?"
+ASKED_BEFORE: Final = "SELECT id, digest FROM task WHERE actor = ? AND idempotency_key = ?"
 
 
 def no_such_task(task_id: str) -> NotFound:
@@ -38,6 +40,16 @@ def load(db: sqlite3.Connection, task_id: str) -> tuple[Spec, Record]:
     if row is None:
         raise no_such_task(task_id)
     return msgspec.structs.replace(_spec.decode(row[0]), prompt=row[1]), _record.decode(row[2])
+
+
+def due(db: sqlite3.Connection, now: int, limit: int) -> list[Record]:
+    return [_record.decode(text) for (text,) in db.execute(TASKS_DUE, (now, limit))]
+
+
+def asked_before(db: sqlite3.Connection, actor: str, key: str) -> tuple[str, str] | None:
+    """The task that was made with this idempotency key, and the digest of its request."""
+    row: tuple[str, str] | None = db.execute(ASKED_BEFORE, (actor, key)).fetchone()
+    return row
 
 
 def find(db: sqlite3.Connection, prefix: str) -> str:
@@ -181,7 +193,7 @@ def events(
             lines = lines[after + 1 - first :]
             first = after + 1
         for event in public_events(first, owner, attempt, lines):
-            size += len(bytes(event.body))
+            size += len(event.body)
             if found and (len(found) >= limit or size > max_bytes):
                 return found
             found.append(event)
@@ -195,7 +207,7 @@ def cut(events: Sequence[StoredEvent], *, task_id: str | None, limit: int, max_b
     for event in events:
         if task_id is not None and event.task_id != task_id:
             continue
-        size += len(bytes(event.body))
+        size += len(event.body)
         if found and (len(found) >= limit or size > max_bytes):
             break
         found.append(event)

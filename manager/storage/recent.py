@@ -1,26 +1,23 @@
-"""The event loop's side of the store: what was committed lately, readable without asking anybody.
+"""What was committed lately, readable without asking anybody.
 
-The writer's thread sends the news of each commit before it answers whoever waited for it, so a reader in the loop never
-sees anything that is not durable, and always sees its own writes. Bounded; what is not here is read from the database.
+The news of each commit come before its answers, so a reader never sees anything that is not durable (the ledger runs
+ahead), and always sees its own writes. Bounded; what is not here is read from the database.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
-from manager.core.scheduling import Requirement
 from manager.core.tasks import Record, Spec
 from manager.ports import HostRow, LogBounds, Token
 from manager.storage.generations import Generations
 from manager.storage.news import News
+from shared_types.api import TokenKind
 from shared_types.events import StoredEvent
 from shared_types.tasks import TaskState
 
 TAIL_EVENTS: Final = 1_024
 TAIL_BYTES: Final = 512 * 1024
 MAX_BYTES: Final = 32 * 1024 * 1024
-MAX_NUMBERS: Final = 10_000
 
 
 class Tail:
@@ -37,7 +34,7 @@ class Tail:
     def extend(self, events: Sequence[StoredEvent]) -> None:
         self.events.extend(events)
         self.latest = events[-1].id
-        self.bytes += sum(len(bytes(event.body)) for event in events)
+        self.bytes += sum(len(event.body) for event in events)
         if len(self.events) > 2 * TAIL_EVENTS or self.bytes > 2 * TAIL_BYTES:
             self._shorten()
 
@@ -45,12 +42,12 @@ class Tail:
         kept = 0
         size = 0
         for event in reversed(self.events):
-            size += len(bytes(event.body))
+            size += len(event.body)
             if kept and (kept >= TAIL_EVENTS or size > TAIL_BYTES):
                 break
             kept += 1
         self.events = self.events[-kept:]
-        self.bytes = sum(len(bytes(event.body)) for event in self.events)
+        self.bytes = sum(len(event.body) for event in self.events)
 
     def after(self, id: int) -> list[StoredEvent] | None:
         """What follows `id`; None when that begins before this tail."""
@@ -68,9 +65,7 @@ class Recent:
         self.hosts: dict[str, HostRow] = {}
         self.tokens: dict[str, Token] = {}  # all of them, by hash
         self.touched: dict[str, int] = {}  # token id -> when its use was last written down
-        self._queues: dict[int, Requirement] = {}
-        self._numbers: Generations[Requirement, int] = Generations(max_weight=MAX_NUMBERS)
-        self._expected: Counter[Requirement] = Counter()
+        self._valid: dict[str, set[str]] = {}  # host -> ids of its tokens that are not revoked
         self._tasks: Generations[str, tuple[Spec, Record]] = Generations(max_weight=MAX_BYTES)
         self._tails: Generations[str, Tail] = Generations(max_weight=MAX_BYTES)
 
@@ -84,34 +79,23 @@ class Recent:
             tail.extend(events)
             self._tails.put(session_id, tail, tail.bytes + 1_000)
         self.hosts.update(news.hosts)
-        for token in news.tokens:
-            self.tokens[token.hash] = token
         if news.counts is not None:
             self.counts = news.counts
-        if news.requirements is not None:
-            self._queues = news.requirements
-            for no, wish in news.requirements.items():
-                self._numbers.put(wish, no, 1)
-            self._numbers.age()
         self._tasks.age()
         self._tails.age()
 
-    def requirements(self) -> dict[int, Requirement]:
-        """The queues that hold tasks, or will in a moment."""
-        numbers = self._numbers
-        coming = {no: wish for wish in self._expected if (no := numbers.get(wish)) is not None}
-        return self._queues | coming if coming else self._queues
+    def learn_token(self, token: Token) -> None:
+        self.tokens[token.hash] = token
+        if token.info.kind is TokenKind.HOST and token.info.host_id is not None:
+            valid = self._valid.setdefault(token.info.host_id, set())
+            if token.info.revoked_at is None:
+                valid.add(token.info.id)
+            else:
+                valid.discard(token.info.id)
 
-    @contextmanager
-    def expecting(self, wish: Requirement) -> Iterator[None]:
-        """While a task is being added. Numbers of queues never change, so it can be offered for before it is there."""
-        self._expected[wish] += 1
-        try:
-            yield
-        finally:
-            self._expected[wish] -= 1
-            if not self._expected[wish]:
-                del self._expected[wish]
+    def is_barred(self, host_id: str) -> bool:
+        """It had tokens, and all of them are revoked."""
+        return not self._valid.get(host_id, True)
 
     def task(self, task_id: str) -> tuple[Spec, Record] | None:
         return self._tasks.get(task_id)

@@ -57,19 +57,16 @@ def public_events(first_id: int, task_id: str, attempt: int, lines: Sequence[byt
     ]
 
 
-_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
+_AT_ONCE: Final = 32
 
 
 def put_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any]], otherwise: str = "") -> None:
     """Many rows with few statements. Each statement lets the interpreter go and has to get it back from a busy event
     loop, which for one row at a time would take longer than all the rest.
     """
-    start = 0
-    for count in _AT_ONCE:
-        while len(rows) - start >= count:
-            some = rows[start : start + count]
-            db.execute(_statement(insert, len(some[0]), count, otherwise), list(chain.from_iterable(some)))
-            start += count
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        db.execute(_statement(insert, len(some[0]), len(some), otherwise), list(chain.from_iterable(some)))
 
 
 @cache

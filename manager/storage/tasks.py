@@ -1,4 +1,4 @@
-"""Operations on tasks, in the writer's thread: ask for one, change some, see which are due."""
+"""Operations on tasks, decided on the ledger: ask for one, change some."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,7 +7,7 @@ from manager.core import tasks
 from manager.core.lifecycle import ON_A_HOST, Cause
 from manager.core.scheduling import Requirement, satisfies
 from manager.core.tasks import Change, Record, Verdict
-from manager.errors import Conflict, TooMany
+from manager.errors import TooMany
 from manager.ports import HostRow, NewTask, Taken
 from manager.storage.ledger import Hot, Ledger
 from shared_types.events import StoredEvent
@@ -16,25 +16,8 @@ from shared_types.tasks import Task, TaskState
 
 REST_MS: Final = 5_000  # how long a host that had no room, did not get ready or could not be told is not asked again
 
-TASKS_DUE: Final = (
-    "SELECT t.id FROM standing s JOIN task t ON t.no = s.task_no WHERE s.deadline_at <= ?"
-    " ORDER BY s.deadline_at LIMIT ?"
-)
 
-
-def add(ledger: Ledger, new: NewTask, max_queued: int) -> tuple[Task, bool]:
-    if new.idempotency_key is not None:
-        known = ledger.asked_before(new.spec.actor, new.idempotency_key)
-        if known is not None:
-            task_id, digest = known
-            if digest != new.digest:
-                raise Conflict(
-                    f"the idempotency key was used for another request (task {task_id})",
-                    code="IDEMPOTENCY_MISMATCH",
-                    hint="use a new key for a new request",
-                )
-            old = ledger.must_find(task_id)
-            return tasks.show(old.spec, old.record, full_prompt=True), False
+def add(ledger: Ledger, new: NewTask, max_queued: int) -> Task:
     queued = ledger.count(TaskState.QUEUED)
     if queued >= max_queued:
         raise TooMany(
@@ -43,7 +26,7 @@ def add(ledger: Ledger, new: NewTask, max_queued: int) -> tuple[Task, bool]:
             hint="wait until hosts have taken some, or connect more hosts",
         )
     hot = ledger.open_task(new)
-    return tasks.show(hot.spec, hot.record, full_prompt=True), True
+    return tasks.show(hot.spec, hot.record, full_prompt=True)
 
 
 def change(ledger: Ledger, changes: Sequence[Change]) -> list[Taken]:
@@ -91,9 +74,3 @@ def _fits(host: HostRow, wish: Requirement) -> bool:
         agents=[canonical_agent(agent) for agent in host.capabilities.agents],
         labels=host.capabilities.labels | host.labels,
     )
-
-
-def due(ledger: Ledger, now: int, limit: int) -> list[Record]:
-    ledger.flush()
-    rows = ledger.db.execute(TASKS_DUE, (now, limit)).fetchall()
-    return [ledger.must_find(task_id).record for (task_id,) in rows]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 
 from shared_types.messages import TaskAbort, TaskExecute, TaskInput
@@ -13,7 +14,7 @@ from tests.manager.runtime.hall import Hall, hall
 GREETING = {
     "type": "register",
     "hostId": "b1",
-    "capabilities": {"name": "Base", "agents": ["opencode", "claude"], "maxConcurrent": 2, "cwd": "/srv"},
+    "capabilities": {"name": "Base", "agents": ["opencode", "claude"], "maxConcurrent": 3, "cwd": "/srv"},
 }
 
 
@@ -188,17 +189,18 @@ async def test_a_task_that_may_only_plan_is_not_given_to_a_base_host(tmp_path: P
 
 async def test_work_that_a_base_host_was_not_told_goes_back_when_it_is_gone(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
-        slow = h.hand("b1", room=1)
+        slow = h.hand("b1", room=2)  # for the welcome and one more
         await slow.say_raw(msgspec.json.encode(GREETING))
         await h.until_true(lambda: h.fleet.link("b1"))
-        first, second = await h.submit(), await h.submit()
-        await h.until(second, TaskState.ASSIGNED)
-        await h.until_true(lambda: "work=1" in repr(h.fleet.link("b1")))  # the other one is being written
+        first, second, third = [await h.submit() for _ in range(3)]
+        await h.until(third, TaskState.ASSIGNED)
+        await anyio.wait_all_tasks_blocked()  # the second one waits to be written, the third behind it
 
         await h.cut("b1")
 
-        task = await h.until(second, TaskState.QUEUED)
-        assert task.excluded_hosts == ()
+        for task_id in (second, third):
+            task = await h.until(task_id, TaskState.QUEUED)
+            assert task.excluded_hosts == ()
         # What was in the socket may have arrived: nobody can say, so it is not given to another.
         assert (await h.store.task(first)).status is TaskState.ASSIGNED
         assert (await h.store.task(first)).disconnected_since is not None
@@ -206,15 +208,14 @@ async def test_work_that_a_base_host_was_not_told_goes_back_when_it_is_gone(tmp_
 
 async def test_work_that_a_base_host_was_not_told_is_told_to_its_newer_connection(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
-        slow = h.hand("b1", room=1)
+        slow = h.hand("b1", room=2)  # for the welcome and one more
         await slow.say_raw(msgspec.json.encode(GREETING))
         await h.until_true(lambda: h.fleet.link("b1"))
-        await h.submit()
-        second = await h.submit()
-        await h.until(second, TaskState.ASSIGNED)
-        await h.until_true(lambda: "work=1" in repr(h.fleet.link("b1")))  # the first one is being written
+        _, second, third = [await h.submit() for _ in range(3)]
+        await h.until(third, TaskState.ASSIGNED)
+        await anyio.wait_all_tasks_blocked()  # the second one waits to be written, the third behind it
 
         new = h.hand("b1")
         await new.say_raw(msgspec.json.encode(GREETING))
 
-        assert (await new.expect(TaskExecute)).task.task_id == second
+        assert [(await new.expect(TaskExecute)).task.task_id for _ in range(2)] == [second, third]

@@ -1,14 +1,18 @@
 """Who is given what, and what happens when a host will not or cannot take it."""
 
+import sqlite3
+import threading
 from pathlib import Path
 
 import anyio
 import pytest
 
 from manager.errors import StoreUnavailable
+from manager.storage.entries import Entries
 from shared_types.hosts import AgentInfo
+from shared_types.messages import Registered, TaskAbort, TaskExecute
 from shared_types.tasks import LabelRules, TaskState
-from tests.fakes.host import FakeHost, Plan
+from tests.fakes.host import FakeHost, Plan, capabilities
 from tests.manager.runtime.hall import hall
 from tests.manager.runtime.test_host_link import greeting
 
@@ -115,13 +119,15 @@ async def test_work_that_does_not_fit_into_a_hosts_queue_goes_back_at_once(
     monkeypatch.setattr("manager.runtime.outbound.MAX_WORK_BYTES", 1_000)
     async with hall(tmp_path, loops=False) as h:
         hand = h.hand(room=1)
-        await hand.say(greeting())
+        await hand.say(greeting(capabilities=capabilities(slots=3)))
         await h.until_true(lambda: h.fleet.link("h1"))
-        tasks = [await h.submit("x" * 900) for _ in range(2)]
+        tasks = [await h.submit("x" * 900) for _ in range(3)]
 
         await h.dispatcher.hand_out()
 
-        assert [(await h.store.task(task_id)).status for task_id in tasks] == [TaskState.ASSIGNED, TaskState.QUEUED]
+        # One is being written, one waits for it.
+        states = [(await h.store.task(task_id)).status for task_id in tasks]
+        assert states == [TaskState.ASSIGNED, TaskState.ASSIGNED, TaskState.QUEUED]
 
 
 async def test_a_host_that_has_no_room_for_more_work_is_not_asked_again_at_once(
@@ -130,14 +136,63 @@ async def test_a_host_that_has_no_room_for_more_work_is_not_asked_again_at_once(
     monkeypatch.setattr("manager.runtime.outbound.MAX_WORK_BYTES", 1_000)
     async with hall(tmp_path, loops=False) as h:
         hand = h.hand(room=1)
-        await hand.say(greeting())
+        await hand.say(greeting(capabilities=capabilities(slots=3)))
         await h.until_true(lambda: h.fleet.link("h1"))
-        tasks = [await h.submit("x" * 900) for _ in range(2)]
+        tasks = [await h.submit("x" * 900) for _ in range(3)]
 
         for _ in range(5):
             await h.dispatcher.hand_out()
 
-        assert [(await h.store.task(task_id)).attempt for task_id in tasks] == [1, 1]
+        assert [(await h.store.task(task_id)).attempt for task_id in tasks] == [1, 1, 1]
+
+
+async def test_a_host_gets_ready_while_the_disk_works_and_starts_when_it_has(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost())
+        gate = threading.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(h.store._writer.write, lambda db: gate.wait(10))
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(h.submit)
+
+            await h.until_true(lambda: host.executed)
+            await anyio.wait_all_tasks_blocked()
+            assert host.started == []
+            assert sum((await h.store.counts()).values()) == 0  # nobody was told that there is a task
+
+            gate.set()
+        await h.until(host.executed[0], TaskState.COMPLETED)
+        assert host.started == [(host.executed[0], 1)]
+
+
+async def test_a_claim_that_could_not_be_made_durable_is_called_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path, loops=False) as h:
+        hand = h.hand()
+        await hand.say(greeting())
+        await hand.expect(Registered)
+        task_id = await h.submit()
+        failing = sqlite3.OperationalError("disk full")
+        failing.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+        def fail(entries: Entries, db: object) -> int:
+            raise failing
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Entries, "write", fail)
+            with pytest.raises(StoreUnavailable):
+                await h.dispatcher.hand_out()
+
+        told = await hand.expect(TaskExecute)
+        called_off = await hand.expect(TaskAbort)
+        assert (called_off.task_id, called_off.attempt, told.attempt) == (task_id, 1, 1)
+
+        await h.dispatcher.hand_out()
+        again = await hand.expect(TaskExecute)
+        assert (again.task.task_id, again.attempt) == (task_id, 1)
+        assert again.uid != told.uid
+        assert await h.kinds(task_id) == ["queued", "assigned"]
 
 
 async def test_tasks_of_many_kinds_spread_over_hosts_by_load(tmp_path: Path) -> None:

@@ -71,6 +71,22 @@ def test_everything_that_was_not_written_can_be_taken_back() -> None:
     assert drained(out) == []
 
 
+def test_work_that_the_socket_did_not_take_is_still_here() -> None:
+    out = Outbound(_nobody)
+    out.give(*execute("t1"))
+    out.say(Ping())
+    ping, work = out.next(), out.next()
+    assert ping is not None
+    assert work is not None
+
+    out.not_written(work)
+
+    assert [record.id for record in out.take_back_all()] == ["t1"]
+    out.say(Ping())
+    out.not_written(out.next() or b"")
+    assert out.is_empty
+
+
 def test_the_queue_is_bounded_and_takes_more_when_there_is_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manager.runtime.outbound.MAX_WORK_BYTES", 500)
     monkeypatch.setattr("manager.runtime.outbound.MAX_URGENT_BYTES", 60)

@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +23,105 @@ from manager.storage.writer import Writer
 from tests.contracts.making import T0, a_token, connect, start, submit, whole_log
 
 
-class Book:
-    """A ledger of words: enough to watch what the writer does."""
+class Database(sqlite3.Connection):
+    """Fails as the tests wish: `faults` are raised by the next statements that begin so."""
 
-    def __init__(self) -> None:
-        self.committed: list[str] = []
-        self.pending: list[str] = []
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.faults: list[tuple[str, Exception]] = []
         self.commits = 0
         self.checkpoints = 0
         self.checkpointed = threading.Event()
-        self.written_bytes = 0
-        self.fail_commit: Exception | None = None
-        self.fail_rollbacks = 0
-        self.closed = False
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:  # type: ignore[override]  # as it is called here
+        if self.faults and sql.startswith(self.faults[0][0]):
+            raise self.faults.pop(0)[1]
+        done = super().execute(sql, *args)
+        self.commits += sql == "COMMIT"
+        if "wal_checkpoint" in sql:
+            self.checkpoints += 1
+            self.checkpointed.set()
+        return done
+
+
+class Words:
+    """What one group writes."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+    def write(self, db: sqlite3.Connection) -> int:
+        for word in self.words:
+            if word == "poison":
+                raise ZeroDivisionError
+            db.execute("INSERT INTO word VALUES (?)", (word,))
+        return len(self.words)
+
+
+class Book:
+    """A ledger of words: enough to watch what the writer does."""
+
+    def __init__(self, known: list[str]) -> None:
+        self.known = known
+        self.open: list[str] = []
+
+    @classmethod
+    def read(cls, db: sqlite3.Connection, older: "Book | None" = None) -> "Book":
+        return cls([word for (word,) in db.execute("SELECT word FROM word ORDER BY rowid")])
 
     def put(self, word: str) -> int:
-        self.pending.append(word)
-        self.written_bytes += 1
-        return len(self.committed) + len(self.pending)
+        self.open.append(word)
+        self.known.append(word)
+        return len(self.known)
 
-    def commit(self) -> list[str] | None:
-        if self.fail_commit is not None and self.pending:
-            error, self.fail_commit = self.fail_commit, None
-            raise error
-        news, self.pending = self.pending, []
-        self.committed += news
-        self.commits += bool(news)
-        return news or None
+    def close(self) -> tuple[Words, list[str]]:
+        words, self.open = self.open, []
+        return Words(words), words
 
-    def rollback(self) -> None:
-        if self.fail_rollbacks:
-            self.fail_rollbacks -= 1
-            raise sqlite_error(sqlite3.SQLITE_IOERR_READ)
-        self.pending = []
+    def settled(self) -> None:
+        pass
 
-    def checkpoint(self, *, truncate: bool = False) -> None:
-        self.checkpoints += 1
-        self.written_bytes = 0
-        self.checkpointed.set()
 
-    def close(self) -> None:
-        self.closed = True
+@pytest.fixture
+def db() -> Iterator[Database]:
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=Database)
+    db.execute("CREATE TABLE word (word TEXT NOT NULL)")
+    yield db
+    db.close()
+
+
+def a_writer(db: Database, learn: Callable[[Any], None] = lambda news: None) -> Writer[Book]:
+    return Writer(db, Book.read(db), read=Book.read, learn=learn)
+
+
+def put(word: str) -> Callable[[Book], int]:
+    return lambda book: book.put(word)
+
+
+async def in_the_end(writer: Writer[Book]) -> list[str]:
+    """What is written."""
+    words = await writer.write(lambda db: Book.read(db).known)
+    await writer.close()
+    return words
+
+
+async def all_at_once(*operations: Any) -> list[Any]:
+    """Asked in one turn; their answers or errors."""
+    answers: list[Any] = [None] * len(operations)
+
+    async def ask(number: int, asking: Any) -> None:
+        try:
+            answers[number] = await asking
+        except Exception as error:
+            answers[number] = error
+
+    async with anyio.create_task_group() as group:
+        for number, asking in enumerate(operations):
+            group.start_soon(ask, number, asking)
+    return answers
 
 
 def sqlite_error(code: int) -> sqlite3.OperationalError:
@@ -71,111 +130,167 @@ def sqlite_error(code: int) -> sqlite3.OperationalError:
     return error
 
 
-async def all_at_once(writer: Writer[Book], *operations: Any) -> list[Any]:
-    """Let the thread find all of them waiting; their answers or errors."""
-    gate = threading.Event()
-    answers: list[Any] = [None] * len(operations)
+async def test_operations_of_one_turn_share_a_commit(db: Database) -> None:
+    writer = a_writer(db)
 
-    async def ask(number: int, run: Any) -> None:
-        try:
-            answers[number] = await writer.do(run)
-        except Exception as error:
-            answers[number] = error
-
-    async def hold() -> None:
-        await writer.do(lambda book: gate.wait(10))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(hold)
-        for number, run in enumerate(operations):
-            group.start_soon(ask, number, run)
-        await anyio.wait_all_tasks_blocked()
-        gate.set()
-    return answers
-
-
-async def test_operations_that_wait_together_share_commits() -> None:
-    book = Book()
-    writer = Writer(book, lambda news: None)
-
-    answers = await all_at_once(writer, *[lambda book, n=n: book.put(str(n)) for n in range(50)])
-    await writer.close()
+    answers = await all_at_once(*(writer.decide(put(str(n))) for n in range(50)))
 
     assert answers == list(range(1, 51))
-    assert book.committed == [str(n) for n in range(50)]
-    assert book.commits == 1
-    assert book.closed
+    assert db.commits == 1
+    assert await in_the_end(writer) == [str(n) for n in range(50)]
 
 
-async def test_news_arrive_before_the_answers() -> None:
+async def test_what_follows_from_an_operation_in_the_same_turn_shares_its_commit(db: Database) -> None:
+    writer = a_writer(db)
+    asked = anyio.Event()
+
+    async def first() -> int:
+        asked.set()
+        return await writer.decide(put("a"))
+
+    async def second() -> int:
+        await asked.wait()
+        return await writer.decide(put("b"))
+
+    assert await all_at_once(second(), first()) == [2, 1]
+    assert db.commits == 1
+    await writer.close()
+
+
+async def test_what_is_decided_while_the_disk_works_is_decided_on_what_came_before(db: Database) -> None:
+    writer = a_writer(db)
+    gate = threading.Event()
+
+    async def later() -> int:
+        await anyio.lowlevel.checkpoint()
+        answer = writer.decide(put("b"))
+        gate.set()
+        return await answer
+
+    answers = await all_at_once(
+        writer.write(lambda db: gate.wait(10)), writer.decide(put("a")), later(), writer.decide(put("c"))
+    )
+
+    assert answers == [True, 1, 3, 2]
+    assert await in_the_end(writer) == ["a", "c", "b"]
+
+
+async def test_news_arrive_before_the_answers(db: Database) -> None:
     heard: list[str] = []
-    writer = Writer(Book(), heard.extend)
+    writer = a_writer(db, heard.extend)
 
-    await writer.do(lambda book: book.put("a"))
+    await writer.decide(put("a"))
 
     assert heard == ["a"]
     await writer.close()
 
 
-async def test_an_operation_that_is_refused_fails_alone() -> None:
-    book = Book()
-    writer = Writer(book, lambda news: None)
+async def test_what_changes_nothing_needs_no_commit_but_waits_for_what_it_saw(db: Database) -> None:
+    writer = a_writer(db)
 
-    def refuse(book: Book) -> None:
-        raise Conflict("no")
-
-    answers = await all_at_once(writer, lambda b: b.put("a"), refuse, lambda b: b.put("b"))
+    assert await writer.decide(lambda book: len(book.known)) == 0
+    assert db.commits == 0
+    assert await all_at_once(writer.decide(put("a")), writer.decide(lambda book: len(book.known))) == [1, 1]
+    assert db.commits == 1
     await writer.close()
 
-    assert isinstance(answers[1], Conflict)
-    assert book.committed == ["a", "b"]
+
+async def test_an_operation_that_is_refused_fails_alone(db: Database) -> None:
+    writer = a_writer(db)
+
+    def refuse(where: Any) -> None:
+        raise Conflict("no")
+
+    answers = await all_at_once(
+        writer.decide(put("a")), writer.decide(refuse), writer.write(refuse), writer.decide(put("b"))
+    )
+
+    assert [type(answer) for answer in answers] == [int, Conflict, Conflict, int]
+    assert await in_the_end(writer) == ["a", "b"]
 
 
-async def test_an_operation_with_a_fault_of_ours_fails_alone_and_leaves_nothing() -> None:
-    book = Book()
-    writer = Writer(book, lambda news: None)
+async def test_a_fault_while_deciding_fails_alone_and_leaves_nothing(db: Database) -> None:
+    writer = a_writer(db)
 
     def break_down(book: Book) -> None:
         book.put("half done")
         raise ZeroDivisionError
 
-    answers = await all_at_once(writer, lambda b: b.put("a"), break_down, lambda b: b.put("b"))
-    await writer.close()
+    answers = await all_at_once(writer.decide(put("a")), writer.decide(break_down), writer.decide(put("b")))
 
     assert isinstance(answers[1], ZeroDivisionError)
     assert sorted(answer for answer in answers if isinstance(answer, int)) == [1, 2]
-    assert book.committed == ["a", "b"]
+    assert sorted(await in_the_end(writer)) == ["a", "b"]
 
 
-async def test_a_full_disk_is_told_to_all_and_over_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
-    book = Book()
-    book.fail_commit = sqlite_error(sqlite3.SQLITE_FULL)
-    writer = Writer(book, lambda news: None)
+async def test_a_fault_while_writing_fails_alone_and_leaves_nothing(db: Database) -> None:
+    writer = a_writer(db)
+    committed: list[str] = []
 
-    with caplog.at_level(logging.ERROR), pytest.raises(StoreUnavailable) as caught:
-        await writer.do(lambda b: b.put("a"))
-    await writer.do(lambda b: b.put("b"))
-    await writer.close()
+    def break_down(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO word VALUES ('half done')")
+        raise ZeroDivisionError
 
-    assert caught.value.code == "DISK_FULL"
-    assert book.committed == ["b"]
+    answers = await all_at_once(
+        writer.decide(put("a")),
+        writer.decide(put("poison")),
+        writer.write(break_down, lambda book, value: committed.append("never")),
+        writer.decide(put("b")),
+    )
+
+    assert [type(answer) for answer in answers] == [int, ZeroDivisionError, ZeroDivisionError, int]
+    assert sorted(await in_the_end(writer)) == ["a", "b"]
+    assert committed == []
+
+
+async def test_what_was_decided_behind_a_fault_is_decided_again_without_it(db: Database) -> None:
+    writer = a_writer(db)
+    gate = threading.Event()
+    held = writer.write(lambda db: gate.wait(10))
+
+    async def behind() -> int:
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()  # the poisoned group is handed over
+        asked = writer.decide(put("b"))
+        gate.set()
+        return await asked
+
+    answers = await all_at_once(held, writer.decide(put("poison")), behind())
+
+    assert isinstance(answers[1], ZeroDivisionError)
+    assert answers[2] == 1
+    assert await in_the_end(writer) == ["b"]
+
+
+async def test_a_full_disk_is_told_to_all_and_over_when_there_is_room(
+    db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.faults = [("COMMIT", sqlite_error(sqlite3.SQLITE_FULL))]
+    writer = a_writer(db)
+
+    with caplog.at_level(logging.ERROR):
+        answers = await all_at_once(writer.decide(put("a")), writer.write(lambda db: 1))
+    second = await writer.decide(put("b"))
+
+    assert [getattr(answer, "code", None) for answer in answers] == ["DISK_FULL", "DISK_FULL"]
+    assert second == 1
+    assert await in_the_end(writer) == ["b"]
     assert "DISK_FULL" in caplog.text
 
 
-async def test_a_disk_that_fails_while_undoing_too_leaves_nobody_waiting_and_nothing_half_done() -> None:
-    book = Book()
-    book.fail_commit, book.fail_rollbacks = sqlite_error(sqlite3.SQLITE_FULL), 2
-    writer = Writer(book, lambda news: None)
+async def test_a_disk_that_fails_while_undoing_too_leaves_nobody_waiting_and_nothing_half_done(db: Database) -> None:
+    full, broken = sqlite_error(sqlite3.SQLITE_FULL), sqlite_error(sqlite3.SQLITE_IOERR_READ)
+    db.faults = [("COMMIT", full), ("ROLLBACK", broken), ("ROLLBACK", broken)]
+    writer = a_writer(db)
 
     with anyio.fail_after(10):
         for word in ("a", "b"):
             with pytest.raises(StoreUnavailable) as caught:
-                await writer.do(lambda b, word=word: b.put(word))  # type: ignore[misc]
+                await writer.decide(put(word))
             assert caught.value.code == "IO_ERROR"
-        await writer.do(lambda b: b.put("c"))
-        await writer.close()
+        await writer.decide(put("c"))
 
-    assert book.committed == ["c"]
+        assert await in_the_end(writer) == ["c"]
 
 
 @pytest.mark.parametrize(
@@ -187,38 +302,39 @@ async def test_a_disk_that_fails_while_undoing_too_leaves_nobody_waiting_and_not
         (sqlite3.SQLITE_READONLY_DBMOVED, "READ_ONLY"),
     ],
 )
-async def test_what_the_world_does_has_a_code(code: int, name: str) -> None:
-    book = Book()
-    book.fail_commit = sqlite_error(code)
-    writer = Writer(book, lambda news: None)
+async def test_what_the_world_does_has_a_code(db: Database, code: int, name: str) -> None:
+    db.faults = [("COMMIT", sqlite_error(code))]
+    writer = a_writer(db)
 
     with pytest.raises(StoreUnavailable) as caught:
-        await writer.do(lambda b: b.put("a"))
+        await writer.decide(put("a"))
 
     assert caught.value.code == name
     await writer.close()
 
 
-async def test_whoever_is_cancelled_does_not_take_the_operation_along() -> None:
-    book = Book()
-    writer = Writer(book, lambda news: None)
+async def test_whoever_is_cancelled_does_not_take_the_operation_along(db: Database) -> None:
+    writer = a_writer(db)
+    learnt: list[int] = []
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await writer.do(lambda b: b.put("a"))
-    await writer.do(lambda b: b.put("b"))
-    await writer.close()
+        await writer.decide(put("a"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.write, lambda db: 7, lambda book, value: learnt.append(value))
+        await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
 
-    assert book.committed == ["a", "b"]
+    assert await in_the_end(writer) == ["a"]
+    assert learnt == [7]
 
 
-async def test_what_was_asked_for_before_the_end_is_done_and_nothing_after() -> None:
-    book = Book()
-    writer = Writer(book, lambda news: None)
+async def test_what_was_asked_for_before_the_end_is_done_and_nothing_after(db: Database) -> None:
+    writer = a_writer(db)
     answers: list[int] = []
 
     async def ask() -> None:
-        answers.append(await writer.do(lambda b: b.put("a")))
+        answers.append(await writer.decide(put("a")))
 
     async with anyio.create_task_group() as group:
         group.start_soon(ask)
@@ -227,33 +343,34 @@ async def test_what_was_asked_for_before_the_end_is_done_and_nothing_after() -> 
     await writer.close()
 
     assert answers == [1]
-    with pytest.raises(StoreUnavailable) as caught:
-        await writer.do(lambda b: b.put("b"))
-    assert caught.value.code == "CLOSED"
+    for asking in (writer.decide(put("b")), writer.write(lambda db: 1), writer.ledger()):
+        with pytest.raises(StoreUnavailable) as caught:
+            await asking  # type: ignore[misc]  # all of them are awaitable
+        assert caught.value.code == "CLOSED"
 
 
-async def test_a_quiet_moment_is_used_for_a_checkpoint() -> None:
-    book = Book()
-    writer = Writer(book, lambda news: None)
-    await writer.do(lambda b: b.put("a"))
+async def test_a_quiet_moment_is_used_for_a_checkpoint(db: Database) -> None:
+    writer = a_writer(db)
+    await writer.decide(put("a"))
 
-    await anyio.to_thread.run_sync(book.checkpointed.wait, 10)
+    await anyio.to_thread.run_sync(db.checkpointed.wait, 10)
 
-    assert (book.checkpoints, book.written_bytes) == (1, 0)
+    assert db.checkpoints == 1
     await writer.close()
 
 
-async def test_a_log_that_grows_is_folded_in_without_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_that_grows_is_folded_in_without_a_quiet_moment(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writing, "MAX_WAL_BYTES", 3)
     monkeypatch.setattr(writing, "IDLE_S", 60)
-    book = Book()
-    writer = Writer(book, lambda news: None)
+    writer = a_writer(db)
 
     for word in "abcdefgh":
-        await writer.do(lambda b, word=word: b.put(word))
+        await writer.decide(put(word))
     await writer.close()
 
-    assert book.checkpoints == 2
+    assert db.checkpoints == 2 + 1  # and the last one
 
 
 # --- with the real ledger -----------------------------------------------------------------------------
@@ -270,7 +387,7 @@ async def test_after_a_fault_memory_and_rows_agree(path: Path) -> None:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await store._writer.do(break_down)
+            await store._writer.decide(break_down)
 
         assert (await store.task(task.id)).rv == 1
         record = await start(store, host)
@@ -283,14 +400,11 @@ async def test_a_disk_that_fills_up_refuses_and_recovers(path: Path) -> None:
     async with await SqliteStore.open(path, now=T0) as store:
         first = await submit(store)
 
-        def limit(ledger: Ledger, pages: int) -> None:
-            ledger.db.execute(f"PRAGMA max_page_count = {pages}")
-
-        (pages,) = await store._writer.do(lambda ledger: ledger.db.execute("PRAGMA page_count").fetchone())
-        await store._writer.do(lambda ledger: limit(ledger, pages))
+        (pages,) = await store._writer.write(lambda db: db.execute("PRAGMA page_count").fetchone())
+        await store._writer.write(lambda db: db.execute(f"PRAGMA max_page_count = {pages}"))
         with pytest.raises(StoreUnavailable) as caught:
             await submit(store, prompt="x" * 100_000)
-        await store._writer.do(lambda ledger: limit(ledger, 1_000_000))
+        await store._writer.write(lambda db: db.execute("PRAGMA max_page_count = 1000000"))
         second = await submit(store, prompt="x" * 100_000)
 
         assert caught.value.code == "DISK_FULL"
@@ -309,11 +423,10 @@ async def test_the_database_refuses_a_second_live_attempt(path: Path) -> None:
         await submit(store)
         await start(store, host)
 
-        def cheat(ledger: Ledger) -> None:
-            ledger.write("INSERT INTO attempt VALUES (1, 2, 'x', 'h1', 1, 1, NULL, NULL)")
-
         with pytest.raises(sqlite3.IntegrityError):
-            await store._writer.do(cheat)
+            await store._writer.write(
+                lambda db: db.execute("INSERT INTO attempt VALUES (1, 2, 'x', 'h1', 1, 1, NULL, NULL)")
+            )
         assert len(await store.on_host("h1")) == 1
 
 

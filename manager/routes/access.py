@@ -105,6 +105,16 @@ class Access:
         await self._touch(info.id, now)
         return principal
 
+    async def admit(self, headers: Mapping[bytes, bytes], action: Action) -> Principal:
+        """Whoever shows a token that may do this. Raises Unauthorized, Forbidden."""
+        scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        token = token.strip()
+        if not token or scheme.lower() != "bearer":
+            raise Unauthorized("This needs a token.", hint="Send the header Authorization: Bearer <token>.")
+        principal = await self.principal(token)
+        authorize(principal, action)
+        return principal
+
     def forget(self, token_id: str) -> None:
         """From now on this token is looked up again: it was revoked."""
         for digest, (principal, _) in list(self._known.items()):
@@ -186,13 +196,7 @@ class AccessMiddleware(ASGIMiddleware):
             return None
         if action is None:
             raise Forbidden("This route has no rule, so nobody may use it.", code="NO_RULE")
-        scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        token = token.strip()
-        if not token or scheme.lower() != "bearer":
-            raise Unauthorized("This needs a token.", hint="Send the header Authorization: Bearer <token>.")
-        principal = await self._access.principal(token)
-        authorize(principal, action)
-        return principal
+        return await self._access.admit(headers, action)
 
 
 def principal_of(scope: Any) -> Principal:

@@ -4,6 +4,7 @@ Litestar's own decoding converts leniently and reports in its own words, so rout
 """
 
 import re
+from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -32,11 +33,7 @@ class Body(Generic[T]):
         data = await request.body()
         if not data and self.is_optional:
             data = b"{}"
-        content_type = request.headers.get("content-type")
-        if content_type is not None and not _is_json(content_type):
-            raise NotJson(
-                f"The body is {content_type[:100]}; this route takes application/json.", code="UNSUPPORTED_MEDIA_TYPE"
-            )
+        refuse_other_types(request.headers.get("content-type"))
         return self.decode(data)
 
     def decode(self, data: bytes) -> T:
@@ -53,6 +50,15 @@ class Body(Generic[T]):
             ) from error
 
 
+def refuse_other_types(content_type: str | None) -> None:
+    """Raises NotJson. Saying nothing is taken for JSON."""
+    if content_type is not None and not _is_json(content_type):
+        raise NotJson(
+            f"The body is {content_type[:100]}; this route takes application/json.", code="UNSUPPORTED_MEDIA_TYPE"
+        )
+
+
+@lru_cache(64)
 def _is_json(content_type: str) -> bool:
     essence = content_type.partition(";")[0].strip().lower()
     return essence == "application/json" or (essence.startswith("application/") and essence.endswith("+json"))

@@ -14,13 +14,16 @@ import structlog
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from manager.errors import NotFound
-from manager.routes.problems import describe, refuse
+from manager.routes.express import Express
+from manager.routes.problems import deny
 from manager.routes.services import Services
 
 _log = structlog.get_logger("manager.http")
 _REQUEST_ID: Final = re.compile(rb"^[A-Za-z0-9._:-]{8,128}$")
-_TRACEPARENT: Final = re.compile(rb"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 STREAMING: Final = b"text/event-stream"
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+NO_STORE: Final = (b"cache-control", b"no-store")
+ALWAYS: Final = (NOSNIFF, NO_STORE)
 
 
 class Edge:
@@ -28,6 +31,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
+        self._express = Express(services.access, services.tasks, services.config.origins)
         self._services = services
         self._log_all = services.config.log_requests
         self._prefix = secrets.token_hex(4)  # of this process: its requests are numbered
@@ -63,36 +67,41 @@ class Edge:
                 status = message["status"]
                 headers = message.get("headers", [])
                 streams = any(name == b"content-type" and value.startswith(STREAMING) for name, value in headers)
-                message["headers"] = [
-                    *headers,
-                    (b"x-request-id", request_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    *(() if streams else ((b"cache-control", b"no-store"),)),
-                ]
+                message["headers"] = [*headers, (b"x-request-id", request_id.encode()), NOSNIFF]
+                if not streams:
+                    message["headers"].append(NO_STORE)
             await send(message)
 
         try:
-            await self._app(scope, receive, named)
+            if self._express.takes(scope):
+                status, headers, body = await self._express.answer(scope, receive)
+                headers += ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()), *ALWAYS)
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": body, "more_body": False})
+            else:
+                await self._app(scope, receive, named)
         finally:
-            seconds = time.perf_counter() - began
-            route = cast(dict[str, Any], scope).get("path_template") or "unmatched"
-            method = str(cast(dict[str, Any], scope)["method"])
-            self._services.meters.answered(
-                method if len(method) < 8 else "OTHER", route, status, None if streams else seconds
+            self._ended(scope, status, None if streams else time.perf_counter() - began)
+
+    def _ended(self, scope: Scope, status: int, seconds: float | None) -> None:
+        said = cast(dict[str, Any], scope)
+        method = str(said["method"])
+        route = said.get("path_template") or "unmatched"
+        self._services.meters.answered(method if len(method) < 8 else "OTHER", route, status, seconds)
+        if self._log_all or status >= 400:
+            _log.info(
+                "request",
+                method=method,
+                path=scope["path"][:200],
+                status=status,
+                ms=None if seconds is None else round(seconds * 1000, 2),
+                request_id=said["request_id"],
+                principal=getattr(said.get("user"), "id", None),
             )
-            if self._log_all or status >= 400:
-                _log.info(
-                    "request",
-                    method=method,
-                    path=scope["path"][:200],
-                    status=status,
-                    ms=round(seconds * 1000, 2),
-                    request_id=request_id,
-                    principal=getattr(cast(dict[str, Any], scope).get("user"), "id", None),
-                )
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = self._name(scope)
+        self._name(scope)
+        cast(dict[str, Any], scope)["wire"] = (receive, send)
         is_open = False
 
         async def named(message: Any) -> None:
@@ -103,21 +112,12 @@ class Edge:
                 # Litestar closes what it has no route for; on the wire that would be a bare 403.
                 is_open = True
                 missing = NotFound("There is no WebSocket at this path.", code="NO_SUCH_PATH")
-                problem = describe(missing, instance=scope["path"], request_id=request_id)
 
                 async def nothing() -> Any:
                     return None  # `websocket.connect` was received already
 
-                await refuse(scope, nothing, send, problem, [(b"content-type", b"application/problem+json")])
+                await deny(scope, nothing, send, missing)
                 return
             await send(message)
 
         await self._app(scope, receive, named)
-
-
-def trace_id(scope: Scope) -> str:
-    """The id that follows a task through every log: from `traceparent` if there is one, else the request's."""
-    for name, value in scope["headers"]:
-        if name == b"traceparent" and (found := _TRACEPARENT.match(value)):
-            return found[1].decode()
-    return str(cast(dict[str, Any], scope)["request_id"])

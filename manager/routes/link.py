@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 import anyio
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
+from litestar.types import Message, Receive, Send
 
 from manager.errors import Forbidden
 from manager.routes.access import Action, principal_of
@@ -20,10 +21,12 @@ class HostWire:
         self._socket = socket
         self._services = s
         self._is_closed = False
+        # The server's own: the framework's wrapping of each frame costs as much as all that is done for it.
+        self._receive, self._send = cast(tuple[Receive, Send], cast(dict[str, Any], socket.scope)["wire"])
 
     async def receive(self) -> str | bytes | None:
         """The next frame; None when the connection is gone."""
-        message = cast(dict[str, Any], await self._socket.receive())
+        message = cast(dict[str, Any], await self._receive())
         if message["type"] == "websocket.disconnect":
             self._is_closed = True
             return None
@@ -33,7 +36,7 @@ class HostWire:
     async def send(self, data: bytes) -> None:
         """Raises WireClosed."""
         try:
-            await self._socket.send_text(data.decode())
+            await self._send(cast(Message, {"type": "websocket.send", "text": data.decode()}))
         except (OSError, WebSocketDisconnect, RuntimeError) as error:  # the last: its goodbye is on its way to us
             raise WireClosed(str(error)) from error
 

@@ -172,27 +172,34 @@ def on_exception(request: Request[Any, Any, Any], exc: Exception) -> Response[by
 HANDLERS: Final[ExceptionHandlersMap] = {HTTPException: on_exception, Refused: on_exception, Exception: on_exception}
 
 
-async def deny(scope: Scope, receive: Receive, send: Send, exc: Exception) -> None:
-    """Refuse a connection from outside a handler. A WebSocket handshake is answered like any other request."""
+def refusal(scope: Scope, exc: Exception) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body, for whoever answers without the framework."""
     problem = describe(exc, instance=scope["path"], request_id=request_id_of(scope))
     if problem.status >= 500:
         _log.error("request failed", path=scope["path"], request_id=problem.request_id, exc_info=exc)
-    headers = [(b"content-type", MEDIA_TYPE.encode())]
-    headers += [(name.lower().encode(), value.encode()) for name, value in headers_for(exc).items()]
-    await refuse(scope, receive, send, problem, headers)
+    return problem.status, _headers(exc), _encode(problem)
+
+
+def _headers(exc: Exception) -> list[tuple[bytes, bytes]]:
+    said = [(name.lower().encode(), value.encode()) for name, value in headers_for(exc).items()]
+    return [(b"content-type", MEDIA_TYPE.encode()), *said]
+
+
+async def deny(scope: Scope, receive: Receive, send: Send, exc: Exception) -> None:
+    """Refuse a connection from outside a handler. A WebSocket handshake is answered like any other request."""
+    await refuse(scope, receive, send, *refusal(scope, exc))
 
 
 async def refuse(
-    scope: Scope, receive: Receive, send: Send, problem: Problem, headers: list[tuple[bytes, bytes]]
+    scope: Scope, receive: Receive, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
-    body = _encode(problem)
     headers = [*headers, (b"content-length", b"%d" % len(body))]
     if scope["type"] == "http":  # type: ignore[comparison-overlap]  # litestar's ScopeType is a str enum
-        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return
     await receive()  # websocket.connect
     # https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response
-    start = {"type": "websocket.http.response.start", "status": problem.status, "headers": headers}
+    start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
     await send(cast(Any, start))
     await send(cast(Any, {"type": "websocket.http.response.body", "body": body, "more_body": False}))

@@ -18,11 +18,11 @@ from litestar.exceptions import WebSocketDisconnect
 from manager.errors import FleetError, Forbidden, Invalid, Refused
 from manager.routes.access import Action, authorize, principal_of
 from manager.routes.bodies import invalid
-from manager.routes.edge import trace_id
 from manager.routes.frames import fleet_frames, frame, host_frame, log_frames
 from manager.routes.problems import describe, request_id_of
 from manager.routes.services import Services, services
 from manager.routes.tasks import resolve
+from manager.routes.traces import trace_id
 from manager.runtime.doors import REVOKED
 from manager.runtime.follower import Cursor, Place
 from manager.runtime.tail import Standing

@@ -10,9 +10,9 @@ from manager.errors import Invalid
 from manager.ports import Store, TaskQuery
 from manager.routes.access import Action, principal_of
 from manager.routes.bodies import Body
-from manager.routes.edge import trace_id
 from manager.routes.replies import Reply
 from manager.routes.services import services
+from manager.routes.traces import trace_id
 from shared_types.api import AbortRequest, InputReceipt, InputRequest, TaskCreate, TaskPage, Why
 from shared_types.hosts import canonical_agent
 from shared_types.tasks import Task, TaskState

@@ -28,7 +28,13 @@ async def test_a_word_after_the_goodbye_meets_a_closed_wire() -> None:
         return None
 
     with listen("127.0.0.1", 0) as sock:
-        server = Server(Litestar([handler], openapi_config=None), sock, drain=nothing, drain_s=1)
+        app = Litestar([handler], openapi_config=None)
+
+        async def with_its_wire(scope: Any, receive: Any, send: Any) -> None:
+            scope["wire"] = (receive, send)
+            await app(scope, receive, send)
+
+        server = Server(with_its_wire, sock, drain=nothing, drain_s=1)
         async with anyio.create_task_group() as group:
             group.start_soon(server.run_until_stopped)
             await server.wait_started()

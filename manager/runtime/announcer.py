@@ -78,22 +78,21 @@ class Announcer:
         self._clock = clock
 
     def coming(self) -> None:
-        """A task is about to be stored. Its claim then waits for the same commit."""
+        """A task is being stored: decided, not durable yet. Its claim shares its commit."""
         self._bus.publish("queue")
 
     def queued(self, task: Task) -> None:
         """A task was accepted and waits for a host."""
-        self.tail.standings.saw_task(task)
+        self.tail.standings.saw_version(task.id, task.rv)
         self._wake(task.id, task.session_id)
-        self._bus.publish("queue")
         self._tell_status(task.id, task.session_id, task.status, task.reason, task.attempt, task.rv, task.host_id)
 
     def claimed(self, claims: Sequence[Claim]) -> None:
         """Tasks were assigned to hosts."""
         for claim in claims:
             self.tail.standings.saw_record(claim.record)
-            self.tail.push(claim.record.session_id, claim.events)
-            self._wake(claim.record.id, claim.record.session_id)
+            is_wanted = self._wake(claim.record.id, claim.record.session_id)
+            self.tail.push(claim.record.session_id, claim.events, is_wanted=is_wanted)
             self._tell_record(claim.record)
 
     def taken(self, taken: Sequence[Taken]) -> None:
@@ -103,9 +102,9 @@ class Announcer:
             if record is None or one.verdict is not Verdict.TAKEN:
                 continue
             self.tail.standings.saw_record(record)
+            is_wanted = self._wake(record.id, record.session_id)
             if one.events:
-                self.tail.push(record.session_id, one.events)
-            self._wake(record.id, record.session_id)
+                self.tail.push(record.session_id, one.events, is_wanted=is_wanted)
             if one.status_changed:
                 self._tell_record(record)
                 if record.status is TaskState.QUEUED:
@@ -128,9 +127,10 @@ class Announcer:
         self._bus.publish("fleet")
         self._bus.publish(FLEET_LOG)
 
-    def _wake(self, task_id: str, session_id: str) -> None:
-        self._bus.publish("session:" + session_id)
-        self._bus.publish("task:" + task_id)
+    def _wake(self, task_id: str, session_id: str) -> bool:
+        """Readers look when this turn of the loop is over. Whether there is one."""
+        is_read = self._bus.publish("session:" + session_id)
+        return self._bus.publish("task:" + task_id) or is_read
 
     def _tell_record(self, record: Record) -> None:
         self._tell_status(

@@ -6,7 +6,7 @@ and for all; a line's bytes are made when the first reader wants them, and the s
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Final
 
@@ -138,8 +138,9 @@ class Ring:
             return
         self.lines.extend(lines)
         self.last = lines[-1].id
-        self._task_ids.update([line.task_id for line in lines])
-        self.bytes += sum([line.size for line in lines])
+        for line in lines:
+            self._task_ids.add(line.task_id)
+            self.bytes += line.size
         if self.bytes > self.max_bytes or len(self.lines) > self.max_lines:
             self._trim()
 
@@ -188,17 +189,21 @@ class Tail:
         self._rings: OrderedDict[str, Ring] = OrderedDict()
         self.standings = Standings()
 
-    def push(self, session_id: str, events: Iterable[StoredEvent]) -> None:
-        """Keep what was just committed."""
+    def push(self, session_id: str, events: Sequence[StoredEvent], *, is_wanted: bool = True) -> None:
+        """Keep what was just committed. A log that nobody wants is not begun, but one that was begun goes on: whoever
+        reads it believes that it is up to date.
+        """
+        self.events_total += len(events)
         ring = self._rings.get(session_id)
         if ring is None:
+            if not is_wanted:
+                return
             ring = self._rings[session_id] = Ring(self.session_bytes)
         else:
             self._rings.move_to_end(session_id)
         before = ring.bytes
         lines = [EventLine(event) for event in events]
         ring.push(lines)
-        self.events_total += len(lines)
         self.bytes += ring.bytes - before
         while self.bytes > self.max_bytes and len(self._rings) > 1:
             _, dropped = self._rings.popitem(last=False)
@@ -269,12 +274,12 @@ class Standings:
         self._standings.move_to_end(task.id)
         if len(self._standings) > self._max_tasks:
             self._standings.popitem(last=False)
-        self._saw_version(task.id, task.rv)
+        self.saw_version(task.id, task.rv)
         return standing
 
     def saw_record(self, record: Record) -> None:
         """The changing part of one, after a commit."""
-        self._saw_version(record.id, record.rv)
+        self.saw_version(record.id, record.rv)
         if record.id not in self._standings:
             return
         if record.result is not None and len(record.result.output or "") > KEPT_OUTPUT:
@@ -304,7 +309,8 @@ class Standings:
         moved = {name: getattr(record, name) for name in _MOVING}
         return self.saw_task(msgspec.structs.replace(standing.task, **moved))
 
-    def _saw_version(self, task_id: str, rv: int) -> None:
+    def saw_version(self, task_id: str, rv: int) -> None:
+        """It changed; how, the store says when somebody asks."""
         if self._versions.get(task_id, 0) < rv:
             self._versions[task_id] = rv
             self._versions.move_to_end(task_id)

@@ -13,10 +13,11 @@ from shared_types.tasks import Task, TaskState
 
 
 class Published(list[str]):
-    """A bus that only remembers."""
+    """A bus that only remembers. Somebody reads every topic."""
 
-    def publish(self, topic: str) -> None:
+    def publish(self, topic: str) -> bool:
         self.append(topic)
+        return True
 
     def subscribe(self, *topics: str) -> Any:
         raise AssertionError("nobody reads here")
@@ -122,7 +123,7 @@ def test_the_fleets_log_is_bounded():
 
 def test_how_a_task_stands_is_known_without_asking_the_store():
     a, _ = announcer()
-    a.queued(
+    a.tail.standings.saw_task(  # as a reader found it in the store
         Task(
             id="t",
             session_id="s",

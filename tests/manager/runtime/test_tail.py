@@ -153,3 +153,16 @@ def test_a_standing_is_known_only_as_new_as_it_was_announced():
     standings.saw_task(task(rv=2))  # an answer of the store that was overtaken
 
     assert standings.newest("t") is known
+
+
+def test_a_log_that_nobody_reads_is_not_kept_and_one_that_was_begun_goes_on() -> None:
+    tail = Tail()
+    tail.push("unread", [event(1)], is_wanted=False)
+    tail.push("read", [event(1)])
+    tail.push("read", [event(2)], is_wanted=False)
+
+    assert tail.after("unread", 0) is None
+    read = tail.after("read", 0)
+    assert read is not None
+    assert [line.id for line in read.lines] == [1, 2]
+    assert tail.events_total == 3

@@ -35,7 +35,7 @@ from manager.runtime.fleet import Fleet
 from manager.runtime.follower import Follower
 from manager.runtime.host_link import HostLink, Patience
 from manager.runtime.notify import Notifier
-from manager.runtime.server import Server, listen
+from manager.runtime.server import SILENCE_S, Server, listen
 from manager.runtime.tail import Tail
 from manager.runtime.tasks import Tasks
 from manager.runtime.watchdog import Watchdog
@@ -246,7 +246,13 @@ async def run(settings: Settings, ready: Callable[[Mapping[str, object]], None])
         manager = Manager(
             settings,
             store,
-            lambda parts: Server(build(parts.services), sock, drain=parts.drain, drain_s=settings.drain_s),
+            lambda parts: Server(
+                build(parts.services),
+                sock,
+                drain=parts.drain,
+                drain_s=settings.drain_s,
+                silence_s=max(SILENCE_S, settings.host_ttl_s),  # a host's own link decides before
+            ),
             port,
         )
         url = base_url(settings.host, port)

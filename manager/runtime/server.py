@@ -1,20 +1,23 @@
 """The listening socket and uvicorn, owned by us: who drains, who is cut, and what happens on a signal.
 
 It knows no route. On a stop: no new connections, then `drain` has DRAIN_S to let streams and links end politely,
-then uvicorn closes what is left. Invariant: a peer that is dead or takes nothing frees its memory within
-TCP_USER_TIMEOUT, whatever the code above it does.
+then uvicorn closes what is left. Invariant: whatever the code above does, a peer frees its memory soon when its machine
+acknowledges nothing (TCP_USER_TIMEOUT), and a WebSocket's also when it gives no sign of life (`silence_s`).
 """
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Final, cast
 
 import anyio
 import uvicorn
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from manager.runtime.corked import Corked
 from shared_types.events import MAX_INBOUND_BYTES
@@ -22,6 +25,8 @@ from shared_types.events import MAX_INBOUND_BYTES
 USER_TIMEOUT_MS: Final = 20_000
 SEND_BUFFER: Final = 128 * 1024
 BACKLOG: Final = 2048
+PING_S: Final = 30.0
+SILENCE_S: Final = 90.0
 LEAVE_S: Final = 3
 
 
@@ -58,20 +63,56 @@ class _Http(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
 
 
+class _WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's, with another rule for when a peer is dead: it gave no sign of life, whichever it be, for some pings.
+    While we do not read, a peer is not silent: it is we who do not listen.
+
+    Pings are counted, not seconds: a manager that was stopped for an hour finds nobody dead when it goes on.
+    """
+
+    def __init__(self, *arguments: Any, patience: int, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._patience = patience  # pings that may stay without any sign of life
+        self._unheard = 0  # pings since the last one
+
+    def data_received(self, data: bytes) -> None:
+        self._unheard = 0
+        super().data_received(data)
+
+    def send_keepalive_ping(self) -> None:
+        if self.read_paused:
+            self._unheard = 0
+        elif self._unheard >= self._patience:
+            self.transport.abort()  # closing would wait for a peer that is not there
+            return
+        self._unheard += 1
+        super().send_keepalive_ping()
+
+
 class Server(uvicorn.Server):
-    """uvicorn with our way of stopping. `run_until_stopped` is its life; `stop` ends it from inside."""
+    """uvicorn with our way of stopping. `run_until_stopped` is its life; `stop` ends it from inside.
+
+    `ping_s`: how often the peer of a WebSocket is asked whether it lives; `silence_s`: how long it may say nothing.
+    """
 
     def __init__(
-        self, app: ASGIApp, sock: socket.socket, *, drain: Callable[[], Awaitable[None]], drain_s: float
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        *,
+        drain: Callable[[], Awaitable[None]],
+        drain_s: float,
+        ping_s: float = PING_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         config = uvicorn.Config(
             cast(Any, app),
             http=_Http,
-            ws="websockets-sansio",
+            ws=cast(Any, partial(_WebSocket, patience=math.ceil(silence_s / ping_s))),
             ws_max_size=MAX_INBOUND_BYTES,
             ws_per_message_deflate=False,
-            ws_ping_interval=20.0,
-            ws_ping_timeout=20.0,
+            ws_ping_interval=ping_s,
+            ws_ping_timeout=None,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=LEAVE_S,
             lifespan="off",

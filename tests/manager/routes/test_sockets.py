@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection
 
 from manager.routes.services import EdgeConfig
 from shared_types.hosts import HostState
+from tests.fakes.mute import MutePeer
 from tests.manager.routes.world import World, until, world
 
 
@@ -380,3 +381,26 @@ async def test_a_manager_that_stops_closes_with_1012(w: World):
         await client.closed()
 
     assert client.socket.close_code == 1012
+
+
+async def test_a_client_whose_machine_is_gone_is_freed(tmp_path: Path):
+    async with (
+        world(tmp_path, ping_s=0.02, silence_s=0.06) as w,
+        MutePeer.connect("127.0.0.1", w.server.port, "/ws", headers=w.auth()) as peer,
+    ):
+        await peer.say(json.dumps({"type": "subscribe", "payload": {"fleet": True}}))
+        await peer.pings_until_cut()
+
+        with anyio.fail_after(10):
+            await until(lambda: w.services.doors.inside("ws") == 0)
+
+
+async def test_a_client_that_only_listens_stays(tmp_path: Path):
+    async with (
+        world(tmp_path, ping_s=0.02, silence_s=0.2) as w,
+        MutePeer.connect("127.0.0.1", w.server.port, "/ws", headers=w.auth(), answers=True) as peer,
+    ):
+        for _ in range(30):
+            await peer.ping()
+
+        assert w.services.doors.inside("ws") == 1

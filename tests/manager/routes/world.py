@@ -29,7 +29,7 @@ from manager.runtime.announcer import Announcer, FleetLog
 from manager.runtime.clock import SystemClock
 from manager.runtime.doors import Doors
 from manager.runtime.follower import Follower
-from manager.runtime.server import Server, listen
+from manager.runtime.server import PING_S, SILENCE_S, Server, listen
 from manager.runtime.tail import Tail
 from manager.storage.sqlite import SqliteStore
 from shared_types.api import InputReceipt, TaskCreate, TokenKind, Why
@@ -263,6 +263,8 @@ async def world(
     drain_s: float = 5.0,
     sweep_s: float = 5.0,
     send_timeout_s: float = 20.0,
+    ping_s: float = PING_S,
+    silence_s: float = SILENCE_S,
 ) -> AsyncIterator[World]:
     clock = SystemClock()
     bus = LocalBus()
@@ -309,7 +311,7 @@ async def world(
             doors.drain()
             await doors.wait_empty()
 
-        server = Server(build(services), sock, drain=drain, drain_s=drain_s)
+        server = Server(build(services), sock, drain=drain, drain_s=drain_s, ping_s=ping_s, silence_s=silence_s)
         servers.append(server)
         async with anyio.create_task_group() as group:
             group.start_soon(doors.run)

@@ -11,14 +11,16 @@ import pytest
 
 from manager import app
 from manager.settings import Settings
+from shared_types.codec import encode
 from shared_types.messages import Register
 from tests.fakes.host import FakeHost, Hand, Plan, capabilities, dial
+from tests.fakes.mute import MutePeer
 
 PATIENCE_S = 20.0
 
 
 @asynccontextmanager
-async def manager(home: Path) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+async def manager(home: Path, **more: Any) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """(a client with a personal token, the ws:// address)"""
     facts: dict[str, Any] = {}
     is_ready = anyio.Event()
@@ -27,7 +29,7 @@ async def manager(home: Path) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
         facts.update(told)
         is_ready.set()
 
-    settings = Settings(home=str(home), host="127.0.0.1", port=0, bootstrap_token_file=str(home / "token"))
+    settings = Settings(home=str(home), host="127.0.0.1", port=0, bootstrap_token_file=str(home / "token"), **more)
     async with anyio.create_task_group() as group:
         group.start_soon(app.run, settings, ready)
         with anyio.fail_after(PATIENCE_S):
@@ -52,6 +54,15 @@ async def until(client: httpx.AsyncClient, task_id: str, status: str) -> dict[st
             task: dict[str, Any] = (await client.get(f"/api/tasks/{task_id}")).json()
             if task["status"] == status:
                 return task
+            await anyio.sleep(0.01)
+
+
+async def until_host(client: httpx.AsyncClient, host_id: str, status: str) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        while True:
+            answer = await client.get(f"/api/hosts/{host_id}")
+            if answer.is_success and answer.json()["status"] == status:
+                return
             await anyio.sleep(0.01)
 
 
@@ -125,3 +136,14 @@ async def test_a_revoked_host_is_put_out_at_its_next_heartbeat(tmp_path: Path, m
             closed = await hand.hangs_up()
 
         assert (closed.code, closed.reason[:8]) == (4401, "REVOKED:")
+
+
+async def test_a_host_whose_machine_is_gone_is_offline_after_its_silence(tmp_path: Path) -> None:
+    async with manager(tmp_path, heartbeat_s=0.1, host_ttl_s=0.5) as (client, url):
+        token, _ = await host_token(client, "h1")
+        headers = {"Authorization": f"Bearer {token}"}
+        async with MutePeer.connect("127.0.0.1", int(url.rpartition(":")[2]), "/agent/ws", headers=headers) as peer:
+            await peer.say(encode(greeting()).decode())
+            await until_host(client, "h1", "online")
+
+            await until_host(client, "h1", "offline")

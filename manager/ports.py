@@ -19,7 +19,9 @@ from shared_types.tasks import Task, TaskState
 
 class Clock(Protocol):
     def now(self) -> int:
-        """Time of day, ms since the epoch: for people and for the record."""
+        """Time of day, ms since the epoch: for people, for the record and for deadlines. It never goes back, and does
+        not jump when somebody sets the machine's clock.
+        """
         ...
 
     def monotonic(self) -> float:

@@ -6,6 +6,7 @@ async with hall(tmp_path) as h:
     await h.until(task, TaskState.COMPLETED)
 """
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,13 +37,21 @@ PATIENCE_S = 10.0
 
 
 class SetClock(SystemClock):
-    """The time of this machine, and however much later the test wants it to be."""
+    """The time of this machine, and however much later the test wants it to be; `set_by_ms` is what somebody set its
+    time of day by, `away_s` how long it did nothing at all.
+    """
 
     def __init__(self) -> None:
         self.later_ms = 0
+        self.set_by_ms = 0
+        self.away_s = 0.0
+        super().__init__(wall=lambda: time.time_ns() + self.set_by_ms * 1_000_000)
 
     def now(self) -> int:
         return super().now() + self.later_ms
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.away_s
 
 
 @dataclass

@@ -89,6 +89,33 @@ async def test_a_task_is_lost_when_its_host_stays_away_for_too_long(tmp_path: Pa
         assert (await h.store.task(task_id)).reason == "host_lost"
 
 
+@pytest.mark.parametrize("set_by_ms", [3600_000, -3600_000])
+async def test_a_clock_that_is_set_by_an_hour_makes_nothing_overdue_early(tmp_path: Path, set_by_ms: int) -> None:
+    async with hall(tmp_path) as h:
+        await h.online(FakeHost(plan=lambda _: Plan(holds=True)))
+        away = await h.submit()
+        await h.until(away, TaskState.RUNNING)
+        await h.cut()
+        await h.until_disconnected(away)
+        await h.online(FakeHost("h2", plan=lambda _: Plan(holds=True)))
+        running = await h.submit(timeout=60_000)
+        await h.until(running, TaskState.RUNNING)
+        queued = await h.submit(agent="gemini", queue_ttl=60_000)
+
+        h.clock.set_by_ms = set_by_ms
+        early = await h.watchdog.look()
+        since = [(await h.store.task(task_id)).status for task_id in (away, running, queued)]
+        h.clock.later_ms = 100_000
+        in_time = await h.watchdog.look()
+
+        assert early == 0
+        assert since == [TaskState.RUNNING, TaskState.RUNNING, TaskState.QUEUED]
+        assert in_time == 2
+        await h.until(running, TaskState.TIMEOUT)
+        await h.until(queued, TaskState.EXPIRED)
+        assert (await h.store.task(away)).status is TaskState.RUNNING
+
+
 async def test_the_loop_looks_by_itself_and_outlives_a_store_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

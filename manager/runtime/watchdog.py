@@ -19,6 +19,7 @@ from shared_types.tasks import TaskState
 
 LOOK_EVERY_S: Final = 1.0
 AT_ONCE: Final = 500
+AWAY_S: Final = 5.0  # no look for so long: it is we who were not here
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,15 @@ class Watchdog:
             group.start_soon(self.watch_hosts)
 
     async def watch_hosts(self) -> None:
+        """When we did nothing ourselves for a while (stopped, starved), what hosts said meanwhile waits to be read, and
+        is read before the next look.
+        """
+        looked = self._clock.monotonic()
         while True:
-            self._fleet.look()
+            now = self._clock.monotonic()
+            if now - looked < AWAY_S:
+                self._fleet.look()
+            looked = now
             await anyio.sleep(self._look_every_s)
 
     async def watch_tasks(self) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from manager.core.tasks import DEFAULT_LIMITS
 from manager.errors import StoreUnavailable
-from shared_types.messages import TaskAbort, TaskExecute
+from shared_types.codec import encode
+from shared_types.messages import Heartbeat, TaskAbort, TaskExecute
 from shared_types.tasks import TaskState
 from tests.fakes.host import FakeHost, Plan
 from tests.manager.runtime.hall import hall
@@ -162,3 +163,31 @@ async def test_a_host_that_went_while_the_disk_was_full_is_noticed_later(
 
         assert task.deadline_at is not None
         assert task.deadline_at <= h.clock.now() + DEFAULT_LIMITS.lost_after
+
+
+async def test_a_manager_that_was_stopped_for_minutes_reads_before_it_calls_a_host_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path, loops=False) as h:
+        await h.online(FakeHost())
+        looks: list[float] = []
+        look, monotonic = h.fleet.look, h.clock.monotonic
+
+        def goes_on() -> float:
+            if not h.clock.away_s:
+                h.clock.away_s = 120.0
+                h.group.start_soon(h.lines["h1"].send, encode(Heartbeat(timestamp=1)))  # it is read after whoever asks
+            return monotonic()
+
+        def looked() -> None:
+            look()
+            looks.append(h.clock.away_s)
+
+        monkeypatch.setattr(h.fleet, "look", looked)
+        h.group.start_soon(h.watchdog.watch_hosts)
+        await h.until_true(lambda: looks)
+        monkeypatch.setattr(h.clock, "monotonic", goes_on)
+        await h.until_true(lambda: 120.0 in looks)
+
+        assert h.lines["h1"].closed == (0, "cut")  # nobody did
+        assert h.fleet.link("h1") is not None

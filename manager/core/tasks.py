@@ -402,14 +402,25 @@ def _reached(spec: Spec, record: Record, change: Change, reachable: bool, limits
     now = change.now
     if not reachable:
         return msgspec.structs.replace(record, disconnected_since=now, deadline_at=now + limits.lost_after)
+    until = _due_again(spec, record, now, limits)
+    return msgspec.structs.replace(record, disconnected_since=None, deadline_at=until)
+
+
+def _due_again(spec: Spec, record: Record, now: int, limits: Limits) -> int:
+    """The deadline of a task whose host is back. It may have ended while nobody could hear it, so there is time to say
+    so, even beyond the time it had in the first place: but once, or a host that comes and goes puts it off for ever.
+    """
     if record.status is TaskState.STOPPING:
+        had = (record.stop_requested_at or now) + limits.stop_give_up
         until = now + limits.stop_grace + limits.settle
     elif record.started_at is not None:
-        # It may have ended while nobody could hear it: time to say so before it counts as overdue.
-        until = max(_run_until(spec, record.started_at, limits), now + limits.settle)
+        had = _run_until(spec, record.started_at, limits)
+        until = max(had, now + limits.settle)
     else:
+        had = (record.assigned_at or now) + limits.start
         until = now + limits.start
-    return msgspec.structs.replace(record, disconnected_since=None, deadline_at=until)
+    was_here_after = record.disconnected_since is not None and record.disconnected_since >= had
+    return now if was_here_after else until
 
 
 # --- what the manager decides by itself ---------------------------------------------------------------

@@ -359,6 +359,50 @@ def test_a_run_that_ended_out_of_reach_gets_time_to_say_so() -> None:
     assert story.record.deadline_at == T0 + 600_000 + LIMITS.settle
 
 
+def flapping(story: Story, since: int, every: int = 20_000) -> int:
+    """Its host goes and comes back, again and again; the watchdog looks whenever it is here. When something was due."""
+    for now in range(since, since + 10 * 24 * 3600_000, every):
+        story.then(reachable=False, now=now - 5_000).then(reachable=True, now=now)
+        if (due := tasks.overdue(story.record, now)) is not None:
+            story.record = story._keep(tasks.apply(story.spec, story.record, due))
+            return now
+    raise AssertionError("never")
+
+
+def test_a_host_that_comes_and_goes_does_not_put_off_the_end_of_a_stopping_task_for_ever() -> None:
+    story = Story().running().then(Cause.ABORT)
+
+    settled = flapping(story, T0 + 20_000)
+
+    assert (story.record.status, story.record.reason) == (S.LOST, "host_lost")
+    assert T0 + LIMITS.stop_give_up <= settled <= T0 + LIMITS.stop_give_up + 40_000
+
+
+def test_a_host_that_comes_and_goes_does_not_put_off_the_end_of_a_run_for_ever() -> None:
+    story = Story(timeout=60_000).running()
+
+    told = flapping(story, T0 + 20_000)
+
+    assert (story.record.status, story.record.stop_reason) == (S.STOPPING, "run_timeout")
+    assert T0 + 60_000 + LIMITS.settle <= told <= T0 + 60_000 + LIMITS.settle + 40_000
+
+
+def test_a_host_that_comes_and_goes_does_not_put_off_a_start_for_ever() -> None:
+    story = Story().claimed().says(Cause.ACCEPTED)
+
+    told = flapping(story, T0 + 20_000)
+
+    assert (story.record.status, story.record.stop_reason) == (S.STOPPING, "start_timeout")
+    assert told <= T0 + LIMITS.start + 40_000
+
+
+def test_a_host_that_was_away_while_the_time_ran_out_gets_time_when_it_is_back() -> None:
+    back = T0 + LIMITS.lost_after - 1
+    story = Story().running().then(Cause.ABORT).then(reachable=False, now=T0 + 1).then(reachable=True, now=back)
+
+    assert story.record.deadline_at == back + LIMITS.stop_grace + LIMITS.settle
+
+
 def test_an_abort_of_a_task_out_of_reach_waits_for_the_host_or_its_loss() -> None:
     story = Story().running().then(reachable=False, now=T0 + 5).then(Cause.ABORT, now=T0 + 9)
     assert story.record.deadline_at == T0 + 5 + LIMITS.lost_after

@@ -9,7 +9,7 @@ import pytest
 from manager.core.tasks import DEFAULT_LIMITS
 from manager.errors import StoreUnavailable
 from shared_types.codec import encode
-from shared_types.messages import Heartbeat, TaskAbort, TaskExecute
+from shared_types.messages import Heartbeat, RunningAttempt, TaskAbort, TaskExecute
 from shared_types.tasks import TaskState
 from tests.fakes.host import FakeHost, Plan
 from tests.manager.runtime.hall import hall
@@ -88,6 +88,28 @@ async def test_a_task_is_lost_when_its_host_stays_away_for_too_long(tmp_path: Pa
         await h.watchdog.look()
 
         assert (await h.store.task(task_id)).reason == "host_lost"
+
+
+async def test_a_host_that_comes_back_every_20_seconds_does_not_keep_a_stopping_task(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        hand = h.hand()
+        await hand.register(greeting())
+        execute = await running(h, hand)
+        task_id = execute.task.task_id
+        await h.tasks.abort(task_id)
+        mine = RunningAttempt(task_id=task_id, attempt=1, uid=execute.uid or "", seq=0, state="running")
+
+        rounds = 0
+        while (await h.store.task(task_id)).status is TaskState.STOPPING and rounds < 60:
+            rounds += 1
+            await h.cut()
+            h.clock.later_ms += 20_000
+            assert (await h.hand().register(greeting(running=(mine,)))).ok
+            await h.until_true(lambda: h.fleet.link("h1"))
+            await h.watchdog.look()
+
+        task = await h.store.task(task_id)
+        assert (task.status, task.reason) == (TaskState.LOST, "host_lost")
 
 
 @pytest.mark.parametrize("set_by_ms", [3600_000, -3600_000])

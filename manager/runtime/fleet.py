@@ -99,6 +99,7 @@ class Fleet:
         self._instances: dict[str, str] = {}
         self._unknown_types: set[str] = set()
         self._with_inputs: set[str] = set()
+        self._unsaid: dict[str, None] = {}  # tasks with inputs that the store kept us from saying
         self._looks_before = clock.now()
 
     def __repr__(self) -> str:
@@ -227,10 +228,30 @@ class Fleet:
     def may_have_inputs(self, record: Record) -> bool:
         return record.id in self._with_inputs or record.asked_at < self._looks_before
 
-    async def input(self, record: Record) -> bool:
-        """Say what was put by for this task. False: its host is not here, or has not taken what was said before."""
-        link = self._links.get(record.host_id or "")
-        return link is not None and await link.deliver(record.id)
+    def input_waits(self, task_id: str) -> None:
+        """An input is stored and not said: it will be, as soon as that can be, though nobody asks again."""
+        self._unsaid[task_id] = None
+
+    async def say_inputs(self, task_id: str) -> bool:
+        """Say what was put by for this task, if its agent runs. False: its host is not here, or has not taken what was
+        said before, or has not started it: then the host's return, its room or the start sees to it. Whoever is
+        cancelled or told StoreUnavailable need not ask again.
+        """
+        self._unsaid.pop(task_id, None)
+        try:
+            claim = await self._store.claim_of(task_id)
+            if claim is None or claim.record.started_at is None:
+                return False
+            link = self._links.get(claim.host_id)
+            return link is not None and await link.deliver(task_id)
+        except BaseException:
+            self._unsaid[task_id] = None
+            raise
+
+    async def say_waiting(self) -> None:
+        """Say the inputs that could not be said when they came. Called every second. Raises StoreUnavailable."""
+        for task_id in list(self._unsaid):
+            await self.say_inputs(task_id)
 
     def no_input_waits(self, task_id: str) -> None:
         self._with_inputs.discard(task_id)

@@ -591,9 +591,9 @@ class HostLink:
                 if not self._out.has_room:
                     inputs.later[task_id] = None  # the writer says when there is
                     return False
-                said.add(one.input_id)
                 if not is_again:
                     await self._store.mark_input(task_id, one.input_id, InputState.SENT)
+                said.add(one.input_id)
                 self._say(self._talk.input(task_id, one.input_id, one.content))
         self._fleet.no_input_waits(task_id)
         return True
@@ -615,8 +615,9 @@ class HostLink:
     async def _try_deliver(self, task_id: str) -> None:
         try:
             await self.deliver(task_id)
-        except StoreUnavailable as error:  # they are said on the next connection, or with the next input
+        except StoreUnavailable as error:
             log.warning("inputs wait for the store", task=task_id, error=str(error))
+            self._fleet.input_waits(task_id)
 
     async def _started(self, record: Record) -> None:
         if self._fleet.may_have_inputs(record):

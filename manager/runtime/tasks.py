@@ -10,12 +10,13 @@ from typing import Final
 
 import anyio
 import msgspec
+import structlog
 
 from manager.core import admission
 from manager.core.lifecycle import Cause
 from manager.core.tasks import Change, Record, Spec, Verdict, requirement
 from manager.core.why import explain
-from manager.errors import Conflict, Invalid, NotFound
+from manager.errors import Conflict, Invalid, NotFound, StoreUnavailable
 from manager.ports import Announcements, Clock, NewTask, Store, Taken
 from manager.runtime.fleet import Fleet
 from shared_types.api import InputReceipt, InputState, TaskCreate, Why
@@ -26,6 +27,7 @@ from shared_types.tasks import Reason, Task, TaskState
 MAX_QUEUED: Final = 100_000
 QUEUE_TTL_MS: Final = 24 * 3600 * 1000
 
+log = structlog.get_logger(__name__)
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -132,23 +134,27 @@ class Tasks:
         """Text for the agent. Kept until it has it: a task that does not run yet gets it when it does, a host that
         is away when it is back. `stored`, `sent` or `taken` is how far it got when this returns.
 
-        Raises TooLarge INPUT_TOO_LARGE, TooMany INPUTS_FULL, NotFound NO_SUCH_TASK, Conflict TASK_ENDED.
+        Raises TooLarge INPUT_TOO_LARGE, TooMany INPUTS_FULL, NotFound NO_SUCH_TASK, Conflict TASK_ENDED, and
+        StoreUnavailable when it is not stored; what is stored is answered.
         """
         admission.check_text(content, field="$.content", code="INPUT_TOO_LARGE")
         now = self._clock.now()
         self._fleet.expect_input(task_id)  # before it is stored: the agent may start while we wait
         name = input_id or new_id("input", now, self._random())
         try:
-            stored = await self._store.add_input(task_id, name, content, now)
+            with anyio.CancelScope(shield=True):  # once it is stored the agent gets it, whether somebody waits or not
+                stored = await self._store.add_input(task_id, name, content, now)
         except (NotFound, Conflict):
             self._fleet.no_input_waits(task_id)
             raise
-        if stored.state is InputState.TAKEN:
-            return InputReceipt(input_id=stored.input_id, task_id=task_id, state=stored.state)
-        claim = await self._store.claim_of(task_id)
         state = stored.state
-        if claim is not None and claim.record.started_at is not None and await self._fleet.input(claim.record):
-            state = InputState.SENT
+        if state is not InputState.TAKEN:
+            self._fleet.input_waits(task_id)
+            try:
+                if await self._fleet.say_inputs(task_id):
+                    state = InputState.SENT
+            except StoreUnavailable as error:  # it is kept, and said later
+                log.warning("an input waits for the store", task=task_id, error=str(error))
         return InputReceipt(input_id=stored.input_id, task_id=task_id, state=state)
 
     async def why(self, task_id: str) -> Why:

@@ -1,4 +1,5 @@
-"""Looks after deadlines: every live state has one, and when it passes somebody must act. And after silent hosts.
+"""Looks after deadlines: every live state has one, and when it passes somebody must act. And after silent hosts, and
+after what the store kept others from writing down or saying.
 
 What to do about a task is decided by core/tasks.overdue; this loads, commits, and tells the hosts. A manager that was
 down finds everything that became due meanwhile at its first look. Two loops, once a second each, so that a slow store
@@ -69,6 +70,7 @@ class Watchdog:
                 await self._fleet.notice_gone()
                 while await self.look() == AT_ONCE:
                     pass
+                await self._fleet.say_waiting()
                 self.trouble = None
             except StoreUnavailable as error:
                 if self.trouble is None:

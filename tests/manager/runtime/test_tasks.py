@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from manager.errors import Conflict, Invalid, NotFound, Refused, TooLarge, TooMany
+from manager.errors import Conflict, Invalid, NotFound, Refused, StoreUnavailable, TooLarge, TooMany
 from manager.ports import StoredInput
 from shared_types.api import InputState, TaskCreate
 from shared_types.messages import TaskAbort, TaskAccepted, TaskExecute, TaskRefused, TaskStart
@@ -366,6 +366,73 @@ async def test_an_input_that_comes_while_its_host_is_being_welcomed_reaches_the_
         await h.online(host)
 
         await h.until_true(lambda: host.inputs == [(task_id, "late")])
+
+
+@pytest.mark.parametrize("step", ["claim_of", "open_inputs", "mark_input"])
+async def test_an_input_that_is_stored_is_answered_and_said_when_the_store_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: HOLDS))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("disk full", code="DISK_FULL")
+
+        monkeypatch.setattr(h.store, step, away)
+        receipt = await h.tasks.input(task_id, "more", "i1")
+        with pytest.raises(StoreUnavailable):
+            await h.fleet.say_waiting()
+        monkeypatch.undo()
+        h.group.start_soon(h.watchdog.watch_tasks)
+        await h.until_true(lambda: host.inputs)
+
+        assert receipt.state is InputState.STORED
+        assert host.inputs == [(task_id, "more")]
+
+
+async def test_an_input_of_somebody_who_hung_up_meanwhile_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: HOLDS))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+        add = h.store.add_input
+
+        with anyio.CancelScope() as asking:
+
+            async def and_hangs_up(*arguments: Any) -> StoredInput:
+                asking.cancel()
+                return await add(*arguments)
+
+            monkeypatch.setattr(h.store, "add_input", and_hangs_up)
+            await h.tasks.input(task_id, "more", "i1")
+        await h.fleet.say_waiting()
+
+        await h.until_true(lambda: host.inputs == [(task_id, "more")])
+
+
+async def test_inputs_that_the_store_kept_from_a_starting_agent_are_said_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        task_id = await h.submit()
+        await h.tasks.input(task_id, "early")
+        failed = anyio.Event()
+
+        async def away(*_: Any) -> Any:
+            failed.set()
+            raise StoreUnavailable("disk full", code="DISK_FULL")
+
+        monkeypatch.setattr(h.store, "open_inputs", away)
+        host = await h.online(FakeHost(plan=lambda _: HOLDS))
+        await failed.wait()
+        monkeypatch.undo()
+        h.group.start_soon(h.watchdog.watch_tasks)
+
+        await h.until_true(lambda: host.inputs == [(task_id, "early")])
 
 
 async def test_input_for_what_is_over_or_unknown_is_refused(tmp_path: Path) -> None:

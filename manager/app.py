@@ -196,7 +196,11 @@ class Manager:
 
     def degraded(self) -> dict[str, str]:
         """Parts that do not work as they should, and how."""
-        troubles = {"dispatcher": self.dispatcher.trouble, "watchdog": self.watchdog.trouble}
+        troubles = {
+            "dispatcher": self.dispatcher.trouble,
+            "watchdog": self.watchdog.trouble,
+            "arrears": self.fleet.arrears.trouble,
+        }
         return {name: trouble for name, trouble in troubles.items() if trouble is not None}
 
     async def drain(self) -> None:
@@ -212,6 +216,7 @@ class Manager:
         async with anyio.create_task_group() as group:
             group.start_soon(self.dispatcher.run)
             group.start_soon(self.watchdog.run)
+            group.start_soon(self.fleet.arrears.run)
             group.start_soon(self.doors.run)
             group.start_soon(self.notifier.run)
 

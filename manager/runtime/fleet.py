@@ -22,6 +22,7 @@ from manager.core.registry import Member, Registry
 from manager.core.scheduling import Offer, Requirement
 from manager.core.tasks import Record
 from manager.ports import Announcements, Claim, Clock, HostRow, Store, TaskQuery
+from manager.runtime.arrears import Arrears
 from shared_types.hosts import AgentInfo, HostCapabilities, HostState, HostStatus, Vitals, canonical_agent
 from shared_types.messages import GatewayConfig
 
@@ -69,8 +70,8 @@ class Connection(Protocol):
         """Say the inputs that the agent has not taken. False: some wait for room."""
         ...
 
-    async def give_way(self) -> None:
-        """End, and return when everything heard so far is written down."""
+    async def give_way(self) -> bool:
+        """End, and return when everything heard so far is written down or owed. False: that takes too long."""
         ...
 
     def look(self, now: float) -> None:
@@ -94,13 +95,14 @@ class Fleet:
         self._clock = clock
         self._links: dict[str, Connection] = {}
         self._inside: set[Connection] = set()  # the registered ones and those on their way in or out
-        self._unnoticed: dict[str, int] = {}
         self._empty = anyio.Event()
         self._instances: dict[str, str] = {}
         self._unknown_types: set[str] = set()
         self._with_inputs: set[str] = set()
-        self._unsaid: dict[str, None] = {}  # tasks with inputs that the store kept us from saying
         self._looks_before = clock.now()
+        self.arrears = Arrears(
+            store=store, announcer=announcer, clock=clock, went=self._went, say=self.say_inputs, count=self.count
+        )
 
     def __repr__(self) -> str:
         return f"<Fleet online={len(self._links)}>"
@@ -153,10 +155,6 @@ class Fleet:
         else:
             self._instances[host_id] = instance
 
-    def went_unnoticed(self, host_id: str, generation: int) -> None:
-        """A connection ended and the store could not be told."""
-        self._unnoticed[host_id] = generation
-
     def count(self, what: str, times: int = 1) -> None:
         self.counters[what] += times
 
@@ -204,17 +202,9 @@ class Fleet:
         for link in list(self._links.values()):
             link.look(now)
 
-    async def notice_gone(self) -> None:
-        """Write down the ends of connections that could not be written down when they came. Called every second.
-
-        Raises StoreUnavailable.
-        """
-        for host_id, generation in list(self._unnoticed.items()):
-            self._announcer.taken(await self._store.host_gone(host_id, generation, self._clock.now()))
-            if self._unnoticed.get(host_id) == generation:
-                del self._unnoticed[host_id]
-            if host_id not in self._links:
-                await self.announce(host_id, "host.offline")
+    async def _went(self, host_id: str) -> None:
+        if host_id not in self._links:
+            await self.announce(host_id, "host.offline")
 
     # --- inputs ---------------------------------------------------------------------------------------
 
@@ -228,16 +218,12 @@ class Fleet:
     def may_have_inputs(self, record: Record) -> bool:
         return record.id in self._with_inputs or record.asked_at < self._looks_before
 
-    def input_waits(self, task_id: str) -> None:
-        """An input is stored and not said: it will be, as soon as that can be, though nobody asks again."""
-        self._unsaid[task_id] = None
-
     async def say_inputs(self, task_id: str) -> bool:
         """Say what was put by for this task, if its agent runs. False: its host is not here, or has not taken what was
-        said before, or has not started it: then the host's return, its room or the start sees to it. Whoever is
-        cancelled or told StoreUnavailable need not ask again.
+        said before, or has not started it: then the host's return, its room or the start sees to it. When the store
+        fails or whoever asks is cancelled, they are owed.
         """
-        self._unsaid.pop(task_id, None)
+        self.arrears.no_inputs(task_id)
         try:
             claim = await self._store.claim_of(task_id)
             if claim is None or claim.record.started_at is None:
@@ -245,13 +231,8 @@ class Fleet:
             link = self._links.get(claim.host_id)
             return link is not None and await link.deliver(task_id)
         except BaseException:
-            self._unsaid[task_id] = None
+            self.arrears.inputs(task_id)
             raise
-
-    async def say_waiting(self) -> None:
-        """Say the inputs that could not be said when they came. Called every second. Raises StoreUnavailable."""
-        for task_id in list(self._unsaid):
-            await self.say_inputs(task_id)
 
     def no_input_waits(self, task_id: str) -> None:
         self._with_inputs.discard(task_id)

@@ -171,7 +171,7 @@ class HostLink:
         self._sending_since: float | None = None
         self._ping_at = self._heard_at + patience.ping_s
         self._is_giving_way = False
-        self._is_quiet = False  # everything heard is written down
+        self._is_quiet = False  # everything heard is written down, or owed
         self._is_released = False
         self._is_hung_up = False
         self._news: anyio.Event | None = None  # for whoever waits for one of these
@@ -280,12 +280,15 @@ class HostLink:
                 await self._gone()
 
     async def _take_over(self, register: Register) -> HostRow:
-        """Become the connection of this host. What the older one heard is written down before."""
+        """Become the connection of this host; what the older one heard is written down before.
+
+        Raises StoreUnavailable.
+        """
         older = self._fleet.link(self.host_id)
-        if older is not None:
-            await older.give_way()
+        is_quiet = older is None or await older.give_way()
         capabilities, agents = in_our_words(register.capabilities, register.agents)
         try:
+            await self._wait_written(is_quiet)
             row = await self._store.host_connected(
                 self.host_id,
                 capabilities,
@@ -303,6 +306,14 @@ class HostLink:
         self._talk = Link(self.host_id, row.generation, row.protocol)
         self._recorder = self._new_recorder()
         return row
+
+    async def _wait_written(self, is_quiet: bool) -> None:
+        """Nothing of what this host said before may be fenced by us. Raises StoreUnavailable."""
+        with anyio.move_on_after(self._patience.drain_s):
+            await self._fleet.arrears.wait_written(self.host_id)
+            if is_quiet:
+                return
+        raise StoreUnavailable("what this host said before is not written down yet")
 
     async def _welcome(self, register: Register, row: HostRow) -> Welcome:
         """Compare books, change what does not agree, and say what came out of it."""
@@ -352,7 +363,7 @@ class HostLink:
     async def _gone(self) -> None:
         """Whatever happened: the store learns it, once, and a newer connection is not disturbed."""
         was_current = self._fleet.leave(self)
-        await self._give_back()  # before a newer connection fences us
+        self._leave_behind()  # before anybody waits: a newer connection asks what is owed
         self._is_quiet = True
         self._tell_news()
         if self._is_giving_way:
@@ -360,34 +371,28 @@ class HostLink:
             await self._wait_until(lambda: self._is_released)
         try:
             with anyio.fail_after(self._patience.drain_s):
+                await self._fleet.arrears.wait_written(self.host_id)
                 taken = await self._store.host_gone(self.host_id, self.generation, self._clock.now())
                 self._announcer.taken(taken)
                 if was_current and self._fleet.link(self.host_id) is None:
                     await self._fleet.announce(self.host_id, "host.offline")
         except (StoreUnavailable, TimeoutError) as error:
             log.error("not written down yet that a host is gone", host=self.host_id, error=str(error))
-            self._fleet.went_unnoticed(self.host_id, self.generation)
+            self._fleet.arrears.end(self.host_id, self.generation)
         code, reason = self._ending or (1000, "the host hung up")
         log.info("host offline", host=self.host_id, generation=self.generation, code=code, reason=reason)
 
-    async def _give_back(self) -> None:
-        """What the host was not told goes to another one. What it said and nobody could write down is lost with this
-        connection: a host of the full dialect says it again, one of the base dialect does not.
+    def _leave_behind(self) -> None:
+        """What the host was not told goes to another one. What it said and the store did not take is owed too when it
+        speaks the base dialect: one of the full dialect says it again.
         """
         left = self._recorder.left()
-        unsaid = [change for change in left if change.cause is Cause.NEVER_STARTED]
-        if lost := len(left) - len(unsaid):
-            log.error("not written down what a host said", host=self.host_id, changes=lost)
-            self._fleet.count("unwritten", lost)
+        if self._talk.dialect == FULL:
+            left = [change for change in left if change.cause is Cause.NEVER_STARTED]
         now = self._clock.now()
-        unsaid += [self._talk.never_said(record, now) for record in self._out.take_back_all()]
-        if not unsaid:
-            return
-        try:
-            with anyio.fail_after(self._patience.drain_s):
-                self._announcer.taken(await self._store.change(unsaid))
-        except (StoreUnavailable, TimeoutError) as error:  # their deadlines bring them back
-            log.error("not given back what a host was not told", host=self.host_id, error=str(error))
+        left += [self._talk.never_said(record, now) for record in self._out.take_back_all()]
+        if left:
+            self._fleet.arrears.words(self.host_id, left)
 
     async def _hang_up(self) -> None:
         if self._is_hung_up:
@@ -406,10 +411,11 @@ class HostLink:
             self._ending = (code, reason)
         self._reading.cancel()
 
-    async def give_way(self) -> None:
+    async def give_way(self) -> bool:
         self._is_giving_way = True
         self.end(4409, "a newer connection of this host took over")
         await self._wait_until(lambda: self._is_quiet)
+        return self._is_quiet
 
     def release(self) -> None:
         self._is_released = True
@@ -617,7 +623,7 @@ class HostLink:
             await self.deliver(task_id)
         except StoreUnavailable as error:
             log.warning("inputs wait for the store", task=task_id, error=str(error))
-            self._fleet.input_waits(task_id)
+            self._fleet.arrears.inputs(task_id)
 
     async def _started(self, record: Record) -> None:
         if self._fleet.may_have_inputs(record):

@@ -6,7 +6,7 @@ says everything once. It does not know sockets: what is to be said goes into Out
 
 Invariant: nothing is announced, confirmed or started before its commit.
 Its loop is an Errand: it runs while there is something to write down.
-Cancelling loses what was not committed; a host of the full dialect says it again.
+Cancelling waits for the answer of the store, and leaves what was not committed in `left`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -107,7 +107,7 @@ class Recorder:
         self.errand.wake()
 
     def left(self) -> list[Change]:
-        """What was not written down, or not for sure, after the end."""
+        """What was not written down, after the end."""
         left = [*self._taking, *self._changes]
         self._taking, self._changes = [], []
         return left
@@ -174,7 +174,8 @@ class Recorder:
         pause = FIRST_RETRY_S
         while True:
             try:
-                return await self._store.change(batch)
+                with anyio.CancelScope(shield=True):  # or nobody knows whether it was taken
+                    return await self._store.change(batch)
             except StoreUnavailable as error:
                 log.warning("what a host said waits for the store", host=self._talk.host_id, error=str(error))
                 self._count("store_retries", 1)

@@ -149,7 +149,6 @@ class Tasks:
             raise
         state = stored.state
         if state is not InputState.TAKEN:
-            self._fleet.input_waits(task_id)
             try:
                 if await self._fleet.say_inputs(task_id):
                     state = InputState.SENT

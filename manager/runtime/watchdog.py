@@ -1,5 +1,4 @@
-"""Looks after deadlines: every live state has one, and when it passes somebody must act. And after silent hosts, and
-after what the store kept others from writing down or saying.
+"""Looks after deadlines: every live state has one, and when it passes somebody must act. And after silent hosts.
 
 What to do about a task is decided by core/tasks.overdue; this loads, commits, and tells the hosts. A manager that was
 down finds everything that became due meanwhile at its first look. Two loops, once a second each, so that a slow store
@@ -67,10 +66,8 @@ class Watchdog:
     async def watch_tasks(self) -> None:
         while True:
             try:
-                await self._fleet.notice_gone()
                 while await self.look() == AT_ONCE:
                     pass
-                await self._fleet.say_waiting()
                 self.trouble = None
             except StoreUnavailable as error:
                 if self.trouble is None:

@@ -177,6 +177,7 @@ async def hall(
             store=store, fleet=fleet, announcer=announcer, clock=clock, limits=limits, look_every_s=0.01
         )
         async with anyio.create_task_group() as group:
+            group.start_soon(fleet.arrears.run)
             if loops:
                 group.start_soon(dispatcher.run)
                 group.start_soon(watchdog.watch_hosts)

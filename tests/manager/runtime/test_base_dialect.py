@@ -1,11 +1,17 @@
 """The whole life of a host whose gateway speaks the base dialect: no records, no confirmations, no attempts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
+import pytest
 
+from manager.core.tasks import Change
+from manager.errors import StoreUnavailable
+from manager.ports import Taken
+from manager.runtime.host_link import Patience
 from shared_types.messages import TaskAbort, TaskExecute, TaskInput
 from shared_types.tasks import PermissionMode, TaskState
 from tests.fakes.host import Hand
@@ -219,3 +225,107 @@ async def test_work_that_a_base_host_was_not_told_is_told_to_its_newer_connectio
         await new.say_raw(msgspec.json.encode(GREETING))
 
         assert [(await new.expect(TaskExecute)).task.task_id for _ in range(2)] == [second, third]
+
+
+# --- a store that is away when the host hangs up --------------------------------------------------------
+
+
+async def last_words(h: Hall, hand: Hand, task_id: str) -> None:
+    await say(hand, type="task:event", taskId=task_id, event={"type": "log", "content": "last", "timestamp": 3})
+    await say(hand, type="task:completed", taskId=task_id, result={"success": True, "exitCode": 0})
+    await h.until_true(lambda: h.fleet.counters["store_retries"])
+    h.lines["b1"].cut()
+    await h.until_true(lambda: h.fleet.link("b1") is None)
+
+
+async def at_work(h: Hall) -> tuple[Hand, str]:
+    hand = await connected(h)
+    task_id = await given(h, hand)
+    await say(hand, type="task:started", taskId=task_id, sessionId="")
+    await h.until(task_id, TaskState.RUNNING)
+    return hand, task_id
+
+
+async def away(*_: Any, **__: Any) -> Any:
+    raise StoreUnavailable("disk full", code="DISK_FULL")
+
+
+async def test_what_a_base_host_said_last_is_kept_until_the_store_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path, patience=Patience(drain_s=0.05)) as h:
+        hand, task_id = await at_work(h)
+        with monkeypatch.context() as outage:
+            outage.setattr(h.store, "change", away)
+            await last_words(h, hand, task_id)
+            await h.until_true(lambda: h.fleet.arrears.trouble)
+            assert (await h.store.host("b1")).is_connected  # its end is not written before its words
+
+        await h.until(task_id, TaskState.COMPLETED)
+
+        assert (await h.kinds(task_id))[-3:] == ["running", "log", "completed"]
+        await h.until_true(lambda: not h.fleet.arrears.trouble)
+        assert not (await h.store.host("b1")).is_connected
+        assert h.fleet.counters["unwritten"] == 0
+
+
+async def test_a_base_host_that_comes_back_does_not_fence_what_it_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path, patience=Patience(drain_s=0.05)) as h:
+        hand, task_id = await at_work(h)
+        with monkeypatch.context() as outage:
+            outage.setattr(h.store, "change", away)
+            await last_words(h, hand, task_id)
+            again = h.hand("b1")
+            closed = await again.hangs_up(after=msgspec.json.encode(GREETING))
+            assert closed.code == 1013
+            assert (await h.store.host("b1")).generation == 1
+
+        await h.until(task_id, TaskState.COMPLETED)
+        await connected(h)
+        assert (await h.store.host("b1")).generation == 2
+
+
+async def test_words_that_are_being_written_when_the_host_hangs_up_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path, patience=Patience(drain_s=0.05)) as h:
+        hand, task_id = await at_work(h)
+        change = h.store.change
+        is_asked, may_answer = anyio.Event(), anyio.Event()
+
+        async def slow(changes: Sequence[Change]) -> list[Taken]:
+            taken = await change(changes)
+            is_asked.set()
+            await may_answer.wait()
+            return taken
+
+        monkeypatch.setattr(h.store, "change", slow)
+        link = h.fleet.link("b1")
+        await say(hand, type="task:event", taskId=task_id, event={"type": "log", "content": "last", "timestamp": 3})
+        await is_asked.wait()
+        h.lines["b1"].cut()
+        with anyio.move_on_after(0.2):  # longer than it has to write down what it heard
+            await h.until_true(lambda: h.fleet.link("b1") is not link)
+        may_answer.set()
+        await h.until_true(lambda: h.fleet.link("b1") is None)
+        await h.until_disconnected(task_id)
+
+        assert (await h.kinds(task_id)).count("log") == 1
+
+
+async def test_more_words_than_there_is_room_for_are_lost_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.runtime.arrears.MAX_BYTES", 700)
+    async with hall(tmp_path, patience=Patience(drain_s=0.05)) as h:
+        hand, task_id = await at_work(h)
+        with monkeypatch.context() as outage:
+            outage.setattr(h.store, "change", away)
+            await last_words(h, hand, task_id)
+
+        await h.until_disconnected(task_id)
+
+        assert (await h.kinds(task_id))[-3:] == ["running", "log", "running"]
+        assert h.fleet.counters["unwritten"] == 1

@@ -382,10 +382,8 @@ async def test_an_input_that_is_stored_is_answered_and_said_when_the_store_is_ba
 
         monkeypatch.setattr(h.store, step, away)
         receipt = await h.tasks.input(task_id, "more", "i1")
-        with pytest.raises(StoreUnavailable):
-            await h.fleet.say_waiting()
+        await h.until_true(lambda: h.fleet.arrears.trouble)
         monkeypatch.undo()
-        h.group.start_soon(h.watchdog.watch_tasks)
         await h.until_true(lambda: host.inputs)
 
         assert receipt.state is InputState.STORED
@@ -409,7 +407,6 @@ async def test_an_input_of_somebody_who_hung_up_meanwhile_is_said(
 
             monkeypatch.setattr(h.store, "add_input", and_hangs_up)
             await h.tasks.input(task_id, "more", "i1")
-        await h.fleet.say_waiting()
 
         await h.until_true(lambda: host.inputs == [(task_id, "more")])
 
@@ -430,7 +427,6 @@ async def test_inputs_that_the_store_kept_from_a_starting_agent_are_said_when_it
         host = await h.online(FakeHost(plan=lambda _: HOLDS))
         await failed.wait()
         monkeypatch.undo()
-        h.group.start_soon(h.watchdog.watch_tasks)
 
         await h.until_true(lambda: host.inputs == [(task_id, "early")])
 

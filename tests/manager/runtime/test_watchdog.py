@@ -179,7 +179,6 @@ async def test_a_host_that_went_while_the_disk_was_full_is_noticed_later(
         h.lines["h1"].cut()
         await failed.wait()
         monkeypatch.undo()
-        h.group.start_soon(h.watchdog.watch_tasks)
 
         task = await h.until_disconnected(task_id)
 

@@ -168,6 +168,26 @@ async def test_a_base_host_that_never_speaks_of_its_task_again_loses_it_at_the_d
         assert (await again.expect(TaskAbort)).task_id == task_id
 
 
+async def test_a_base_host_keeps_a_silent_task_by_saying_again_that_it_started(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        _, task_id = await at_work(h)
+        await h.cut("b1")
+        await h.until_disconnected(task_id)
+        again = await connected(h)
+        await say(again, type="heartbeat", timestamp=1)  # it lives; of its tasks that says nothing
+
+        await say(again, type="task:started", taskId=task_id, sessionId="")
+
+        async def is_here() -> bool:
+            return (await h.store.task(task_id)).disconnected_since is None
+
+        await h.until_true(is_here)
+        h.clock.later_ms = 3600_000
+        await h.watchdog.look()
+
+        assert (await h.store.task(task_id)).status is TaskState.RUNNING
+
+
 async def test_a_wish_to_stop_is_said_again_to_a_base_host_that_comes_back(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
         hand = await connected(h)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SAYS_MUCH = """
 import logging, structlog
 from manager.runtime import logs
@@ -36,3 +38,30 @@ def test_a_reader_of_the_log_that_sleeps_stops_nobody() -> None:
 
     assert said == b"alive\n"
     assert log.startswith(b'{"event": "x')
+
+
+BREAKS = """
+import logging, structlog
+from manager.runtime import logs
+logs.configure("info", "{format}")
+
+def work(secret):
+    raise ValueError("it broke")
+
+for log in (structlog.get_logger(), logging.getLogger("library")):
+    try:
+        work("hunter" + str(2))
+    except ValueError:
+        log.exception("a fault of ours")
+"""
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_a_traceback_says_where_and_why_and_not_what_was_in_variables(format: str) -> None:
+    program = subprocess.run(
+        [sys.executable, "-c", BREAKS.format(format=format)], stderr=subprocess.PIPE, text=True, check=True
+    )
+
+    assert program.stderr.count("it broke") == 2
+    assert "work" in program.stderr
+    assert "hunter2" not in program.stderr

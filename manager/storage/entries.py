@@ -1,6 +1,7 @@
 """What one commit writes: rows, ready to bind. Made in the event loop, written by the writer's thread.
 
-Statements come first, in order, then the rows of the tables that change all the time, many at once.
+Statements come first, in order, then the rows of the tables that change all the time, many at once, then what is done
+to such rows.
 """
 
 import sqlite3
@@ -22,7 +23,7 @@ _ELSE_ATTEMPT: Final = (
 
 
 class Entries:
-    __slots__ = ("attempts", "bytes", "events", "sessions", "standings", "statements", "tasks")
+    __slots__ = ("attempts", "bytes", "events", "last", "sessions", "standings", "statements", "tasks")
 
     def __init__(self) -> None:
         self.statements: list[tuple[str, Sequence[Any]]] = []
@@ -31,6 +32,7 @@ class Entries:
         self.standings: list[tuple[Any, ...]] = []
         self.attempts: list[tuple[Any, ...]] = []
         self.events: list[tuple[int, int, int, int, bytes]] = []
+        self.last: list[tuple[str, Sequence[Any]]] = []
         self.bytes = 0  # of texts that may be long
 
     def __bool__(self) -> bool:
@@ -45,5 +47,7 @@ class Entries:
         put_rows(db, "INSERT INTO standing VALUES", self.standings, _ELSE_STANDING)
         put_rows(db, "INSERT INTO attempt VALUES", self.attempts, _ELSE_ATTEMPT)
         put_rows(db, "INSERT INTO event VALUES", self.events)
+        for sql, parameters in self.last:
+            db.execute(sql, parameters)
         # Rows of neighbours share pages, and most rows have an index or two.
         return self.bytes + PAGE * (len(self.statements) + (8 + len(self.standings) // 2 if self.standings else 0))

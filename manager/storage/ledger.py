@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from manager.core import tasks
-from manager.core.lifecycle import ON_A_HOST
+from manager.core.lifecycle import ON_A_HOST, TRANSITIONS
 from manager.core.scheduling import Requirement
 from manager.core.tasks import Applied, Limits, Record, Spec
 from manager.errors import NotFound
@@ -113,6 +113,7 @@ class Ledger:
         self.labels: dict[str, dict[str, str]] = {}  # given by the manager, also to hosts that never connected
         self.resting: dict[str, int] = {}  # host -> until when it is not asked again
         self.queues: dict[int, Queue] = {}  # by number; those that hold tasks
+        self.line = Queue(0)  # all of them
         self.held: dict[str, dict[int, str]] = {}  # host -> the tasks on it, each holds a slot: number -> id
         self.forgot = 0  # how often something may have been forgotten
         self.wishes: dict[int, Requirement] = {}  # of the same queues
@@ -150,7 +151,8 @@ class Ledger:
         for no, text in db.execute(QUEUES):
             self._open_queue(no, _requirement.decode(text))
         for no, priority, task_no, task_id in db.execute(QUEUED):
-            self.queues[no].enter(priority, task_no, task_id)
+            self.queues[no].enter((priority, task_no, task_id, no))
+            self.line.enter((priority, task_no, task_id, no))
         for host_id, task_no, task_id in db.execute(HELD):
             self.held.setdefault(host_id, {})[task_no] = task_id
         return self
@@ -267,7 +269,7 @@ class Ledger:
                 spec.actor,
                 new.idempotency_key,
                 new.digest,
-                _encode(msgspec.structs.replace(spec, prompt="")).decode(),
+                _spec_text(spec),
                 spec.prompt,
             )
         )
@@ -304,9 +306,16 @@ class Ledger:
                 self._entries.attempts.append(
                     (hot.no, before.attempt, before.uid, before.host_id, 0, before.assigned_at, *ended)
                 )
+        if hot.spec.env and not TRANSITIONS[after.status]:
+            self._forget_values(hot)
         self._changed[hot.no] = hot
         self.news.tasks[after.id] = (hot.spec, after)
         return self._append(hot, applied)
+
+    def _forget_values(self, hot: Hot) -> None:
+        """It will never run again, so nobody needs the values of its environment."""
+        hot.spec = msgspec.structs.replace(hot.spec, env=dict.fromkeys(hot.spec.env, ""))
+        self._entries.last.append(("UPDATE task SET spec = ? WHERE no = ?", (_spec_text(hot.spec), hot.no)))
 
     def _gives_slot_back(self, host_id: str, task_no: int) -> None:
         held = self.held[host_id]
@@ -364,7 +373,9 @@ class Ledger:
                 self.write("INSERT OR REPLACE INTO queue_key VALUES (?, ?)", (no, wish.key().decode()))
                 self._numbers.put(wish, no, 1)
             queue = self._open_queue(no, wish)
-        queue.enter(hot.spec.priority, hot.no, hot.record.id)
+        rank = (hot.spec.priority, hot.no, hot.record.id, queue.no)
+        queue.enter(rank)
+        self.line.enter(rank)
         hot.queue = queue
 
     def _open_queue(self, no: int, wish: Requirement) -> Queue:
@@ -377,6 +388,7 @@ class Ledger:
         assert queue is not None
         hot.queue = None
         queue.leave(hot.no)
+        self.line.leave(hot.no)
         if not queue:
             del self.queues[queue.no], self._by_wish[self.wishes.pop(queue.no)]
 
@@ -411,6 +423,11 @@ def look_up(db: sqlite3.Connection, lack: Lack) -> Found:
     sessions = dict.fromkeys([*lack.sessions, *(task.session_id for task in tasks)])
     known = [row for id in sessions if (row := db.execute(GET_SESSION, (id,)).fetchone()) is not None]
     return Found(tasks, [SessionRow(no, id, first, latest_event(db, no, first)) for no, id, first in known])
+
+
+def _spec_text(spec: Spec) -> str:
+    """As its row has it: the prompt stands beside it."""
+    return _encode(msgspec.structs.replace(spec, prompt="")).decode()
 
 
 def _weight(spec: Spec) -> int:

@@ -86,6 +86,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does them when it has nothing else to do
             db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+            db.execute("PRAGMA secure_delete = ON")  # what is taken out of a row is not left in its page
             db.execute("PRAGMA temp_store = MEMORY")
             db.execute(f"PRAGMA cache_size = -{32 * 1024}")
             _check(db, path)

@@ -1,12 +1,14 @@
-"""The queued tasks in memory: one queue for each requirement, the most urgent task first."""
+"""The queued tasks in memory, the most urgent first: a queue for each requirement, and all of them in one line."""
 
+from collections.abc import Generator
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
-Rank = tuple[int, int, str]  # priority, number of the task, id of the task
+Rank = tuple[int, int, str, int]  # priority, number of the task, id of the task, number of its queue
 
 
 class Queue:
-    """Tasks with equal requirements. One that leaves stays in the heap until it comes up, or they are too many."""
+    """Queued tasks. One that leaves stays in the heap until it comes up, or they are too many."""
 
     __slots__ = ("_heap", "_inside", "no")
 
@@ -21,10 +23,10 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue {self.no} tasks={len(self)}>"
 
-    def enter(self, priority: int, task_no: int, task_id: str) -> None:
-        """A task that left and comes back is in the heap once more; whichever comes up first counts."""
-        self._inside.add(task_no)
-        heappush(self._heap, (priority, task_no, task_id))
+    def enter(self, rank: Rank) -> None:
+        """A task that left and comes back may be in the heap once more; whichever comes up first counts."""
+        self._inside.add(rank[1])
+        heappush(self._heap, rank)
 
     def leave(self, task_no: int) -> None:
         self._inside.remove(task_no)
@@ -32,13 +34,21 @@ class Queue:
             self._heap = list({rank for rank in self._heap if rank[1] in self._inside})
             heapify(self._heap)
 
+    def walk(self) -> Generator[Rank, None, None]:
+        """From the most urgent one on; they stay. Nothing may enter or leave meanwhile."""
+        heap, seen = self._heap, list[Rank]()
+        last_no = 0
+        try:
+            while heap:
+                rank = heappop(heap)
+                if rank[1] in self._inside and rank[1] != last_no:
+                    last_no = rank[1]
+                    seen.append(rank)
+                    yield rank
+        finally:
+            for rank in seen:
+                heappush(heap, rank)
+
     def first(self, count: int) -> list[Rank]:
         """The most urgent ones, in order; they stay."""
-        heap, found = self._heap, list[Rank]()
-        while heap and len(found) < count:
-            rank = heappop(heap)
-            if rank[1] in self._inside and (not found or found[-1] != rank):
-                found.append(rank)
-        for rank in found:
-            heappush(heap, rank)
-        return found
+        return list(islice(self.walk(), count))

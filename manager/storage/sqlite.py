@@ -190,7 +190,7 @@ class SqliteStore:
 
         def prepare(ledger: Ledger) -> Bring | None:
             _, heads = claims.heads(ledger, offers, now)
-            return bringing.all_of(ledger, ledger.lacks(task_id for _, (_, _, task_id) in heads))
+            return bringing.all_of(ledger, ledger.lacks(task_id for _, _, task_id, _ in heads))
 
         def run(ledger: Ledger) -> list[Claim]:
             claimed = claims.claim(ledger, offers, accept_by, now)

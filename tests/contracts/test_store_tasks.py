@@ -326,6 +326,24 @@ async def test_a_retry_is_a_new_attempt_with_everything_forgotten_but_the_wish(s
     assert again.uid != record.uid
 
 
+async def test_values_of_the_environment_are_there_for_as_long_as_the_task_may_run_again(place: Place) -> None:
+    store = await place.open()
+    host = await connect(store)
+    task = await submit(store, env={"TOKEN": "s3cret"})
+    await take(store, report(await start(store, host), host, Cause.FAILED))
+    await told(store, Change(task_id=task.id, now=T0, cause=Cause.RETRY))
+    store = await place.open()
+    host = await connect(store)
+    again = await claim_one(store, host)
+    accepted = await take(store, report(again.record, host, Cause.ACCEPTED))
+
+    await take(store, report(accepted, host, Cause.SUCCEEDED, result=TaskResult(success=True)))
+
+    assert again.spec.env == {"TOKEN": "s3cret"}
+    assert (await store.task(task.id)).env == {"TOKEN": "***"}
+    assert (await (await place.open()).task(task.id)).env == {"TOKEN": "***"}
+
+
 async def test_positions_count_those_that_go_before(store: Store) -> None:
     late = await submit(store, priority=9)
     first = await submit(store, priority=1)

@@ -122,7 +122,7 @@ class Truth(RuleBasedStateMachine):
             for row in self.book.hosts.values()
         ]
         _, heads = claims.heads(self.book, offers, self.now)
-        self.bring(self.book.lacks([task_id for _, (_, _, task_id) in heads]))
+        self.bring(self.book.lacks([task_id for _, _, task_id, _ in heads]))
         for claimed in claims.claim(self.book, offers, self.now + 10_000, self.now):
             assert self.book.hosts[claimed.host_id].is_connected
             assert claimed.record.status is TaskState.ASSIGNED
@@ -256,6 +256,7 @@ class Truth(RuleBasedStateMachine):
         queued = dict(db.execute("SELECT key_no, count(*) FROM standing WHERE key_no IS NOT NULL GROUP BY key_no"))
         assert {no: len(queue) for no, queue in self.book.queues.items()} == queued
         assert self.book.wishes.keys() == queued.keys()
+        assert len(self.book.line) == sum(queued.values())
         assert {state: self.book.count(state) for state in counted} == counted
         assert _without_ties(self.recent.hosts) == _without_ties(self.book.hosts)
         self.check_logs()

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from manager.core.lifecycle import Cause
 from manager.errors import StoreUnavailable
 from manager.storage import opening
 from manager.storage.sqlite import SqliteStore
-from tests.contracts.making import T0, connect, start, submit
+from shared_types.tasks import TaskResult
+from tests.contracts.making import T0, connect, report, start, submit, take
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,6 +59,26 @@ async def test_nobody_else_may_read_the_files(path: Path) -> None:
     assert set(found) == {"fleetgate.db", "fleetgate.db-wal", "fleetgate.db-shm"}
     assert set(found.values()) == {0o600}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+async def test_values_of_a_completed_tasks_environment_are_in_no_file_any_more(path: Path) -> None:
+    def holds(value: bytes) -> bool:
+        return any(value in entry.read_bytes() for entry in path.parent.iterdir())
+
+    store = await SqliteStore.open(path, now=T0)
+    try:
+        host = await connect(store)
+        await submit(store, env={"TOKEN": "s3cret-of-the-completed"})
+        record = await start(store, host)
+        await submit(store, env={"TOKEN": "s3cret-of-the-queued"})
+        assert holds(b"s3cret-of-the-completed")
+
+        await take(store, report(record, host, Cause.SUCCEEDED, result=TaskResult(success=True)))
+    finally:
+        await store.close()
+
+    assert not holds(b"s3cret-of-the-completed")
+    assert holds(b"s3cret-of-the-queued")  # in clear, for as long as it may run
 
 
 async def test_a_database_of_a_newer_fleetgate_is_refused_and_left_alone(path: Path) -> None:

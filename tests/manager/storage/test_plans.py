@@ -4,13 +4,14 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from manager.core.scheduling import Offer
+from manager.core.scheduling import Offer, satisfies
 from manager.core.tasks import DEFAULT_LIMITS
-from manager.storage import hosts, ledger, reading, tasks
-from manager.storage.claims import claim
+from manager.storage import claims, hosts, ledger, reading, tasks
+from manager.storage.claims import _along_the_line, claim
 from manager.storage.ledger import Ledger
 from manager.storage.opening import open_writer
 from manager.storage.rows import LAST_ID, event_no
@@ -104,3 +105,99 @@ def test_a_claim_costs_the_same_with_ten_and_ten_thousand_others_queued() -> Non
     many = cost()
 
     assert many <= few * 1.5
+
+
+def offer_of(book: Ledger, host_id: str, keys: frozenset[int], slots: int) -> Offer:
+    host = book.hosts[host_id]
+    return Offer(
+        host_id=host_id,
+        generation=host.generation,
+        keys=keys,
+        used=0,
+        slots=slots,
+        last_assigned_at=0,
+        cwd="/",
+        labels=host.capabilities.labels,
+    )
+
+
+def test_a_claim_costs_the_same_with_ten_and_ten_thousand_queues_to_take_from() -> None:
+    book = Ledger(DEFAULT_LIMITS)
+    hosts.connected(book, "h1", can("command", slots=100), (), 2, None, None, T0)
+    claimed = 0
+
+    def fill(count: int) -> None:
+        for number in range(count):
+            tasks.add(book, a_task(avoid={"job": f"{len(book.queues)}.{number}"}), 1_000_000)
+
+    def cost() -> int:
+        nonlocal claimed
+        offers = [offer_of(book, "h1", frozenset(book.queues), claimed + 2)]
+        taken: list[object] = []
+        spent = lines_of(lambda: taken.extend(claim(book, offers, T0 + 9, T0)))
+        assert len(taken) == 2
+        claimed += 2
+        return spent
+
+    fill(10)
+    cost()
+    few = cost()
+    fill(10_000)
+    many = cost()
+
+    assert many <= few * 1.5
+
+
+def test_looking_for_what_lies_behind_others_costs_no_more_than_looking_at_each_head() -> None:
+    book = Ledger(DEFAULT_LIMITS)
+    hosts.connected(book, "h1", can("command"), (), 2, None, None, T0)
+    for _ in range(20_000):
+        tasks.add(book, a_task(agent_type="other", priority=0), 1_000_000)
+    others = frozenset(book.queues)
+    for number in range(200):
+        tasks.add(book, a_task(avoid={"job": str(number)}, priority=9), 1_000_000)
+    offers = [offer_of(book, "h1", frozenset(book.queues) - others, 1)]
+
+    assert _along_the_line(book, offers) is None
+    assert len(claim(book, offers, T0 + 9, T0)) == 1
+
+
+def a_fleet_with_work(seed: int) -> tuple[Ledger, list[Offer]]:
+    book = Ledger(DEFAULT_LIMITS)
+    random = Random(seed)
+    zones = ["a", "b", "c"]
+    slots = {f"h{number}": random.randint(0, 4) for number in range(4)}
+    for host_id in slots:
+        labels = {"zone": random.choice(zones)}
+        hosts.connected(book, host_id, can("command", labels=labels), (), 2, None, None, T0)
+    for number in range(40):
+        rule = random.choice(["require", "avoid", "prefer"])
+        wish = a_task(f"t{number}", priority=random.randint(0, 2), **{rule: {"zone": random.choice(zones)}})
+        tasks.add(book, wish, 1_000_000)
+
+    def satisfied(host_id: str) -> frozenset[int]:
+        labels = book.hosts[host_id].capabilities.labels
+        return frozenset(
+            no
+            for no, wish in book.wishes.items()
+            if satisfies(wish, host_id=host_id, agents=["command"], labels=labels)
+        )
+
+    return book, [offer_of(book, host_id, satisfied(host_id), room) for host_id, room in slots.items()]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_along_the_line_and_by_the_heads_the_same_tasks_are_chosen_for_the_same_hosts(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    def choose() -> list[tuple[str, str]]:
+        book, offers = a_fleet_with_work(seed)
+        return [(claimed.record.id, claimed.host_id) for claimed in claim(book, offers, T0 + 9, T0)]
+
+    by_heads = choose()
+    monkeypatch.setattr(claims, "MANY_QUEUES", 0)
+    monkeypatch.setattr(claims, "STEPS_PER_HEAD", 1_000)
+    along_the_line = choose()
+
+    assert by_heads
+    assert along_the_line == by_heads

@@ -5,19 +5,19 @@ from hypothesis import strategies as st
 
 from manager.storage.queues import Queue
 
-moves = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30), st.booleans()), max_size=200)
+moves = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 30), st.booleans()), max_size=200)
 
 
 @given(moves, st.integers(0, 40))
 def test_it_gives_what_a_sorted_list_would_give(moves: list[tuple[int, int, bool]], count: int) -> None:
     queue = Queue(1)
-    inside: dict[int, tuple[int, int, str]] = {}
+    inside: dict[int, tuple[int, int, str, int]] = {}
     priorities: dict[int, int] = {}
     for priority, no, enters in moves:
         if enters and no not in inside:
             priority = priorities.setdefault(no, priority)  # a task keeps its own
-            queue.enter(priority, no, f"task_{no}")
-            inside[no] = (priority, no, f"task_{no}")
+            inside[no] = (priority, no, f"task_{no}", 1)
+            queue.enter(inside[no])
         elif not enters and no in inside:
             queue.leave(no)
             del inside[no]
@@ -29,7 +29,7 @@ def test_it_gives_what_a_sorted_list_would_give(moves: list[tuple[int, int, bool
 def test_it_does_not_remember_all_that_ever_left() -> None:
     queue = Queue(1)
     for no in range(10_000):
-        queue.enter(5, no, f"task_{no}")
+        queue.enter((5, no, f"task_{no}", 1))
         queue.leave(no)
 
     assert len(queue._heap) < 100

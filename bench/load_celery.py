@@ -1,12 +1,13 @@
 """Tasks that do nothing, sent to Celery: from the call to the result in hand.
 
-    python -m bench.load_celery TASKS IN_FLIGHT
+    python -m bench.load_celery TASKS IN_FLIGHT [PAUSE_MS]
 
-Prints `{"rate": tasks/s, "median_ms": of one task}`. One thread with a window of open results, oldest first:
-cheaper for Celery's client than threads.
+Prints `{"rate": tasks/s, "median_ms": of one task}`. With PAUSE_MS everything rests about so long before each task.
+One thread with a window of open results, oldest first: cheaper for Celery's client than threads.
 """
 
 import json
+import random
 import statistics
 import sys
 import time
@@ -15,7 +16,7 @@ from collections import deque
 from bench.celery_app import noop
 
 
-def main(tasks: int, in_flight: int) -> None:
+def main(tasks: int, in_flight: int, pause_ms: float) -> None:
     noop.delay().get(timeout=30)  # connections are made once
     waits: list[float] = []
     window: deque[tuple[float, object]] = deque()
@@ -23,6 +24,8 @@ def main(tasks: int, in_flight: int) -> None:
     for _ in range(tasks):
         if len(window) == in_flight:
             finish(window, waits)
+        if pause_ms:
+            time.sleep(random.uniform(0.5, 1.5) * pause_ms / 1000)
         window.append((time.perf_counter(), noop.delay()))
     while window:
         finish(window, waits)
@@ -37,4 +40,4 @@ def finish(window: deque, waits: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), float((*sys.argv, 0)[3]))

@@ -1,12 +1,13 @@
 """Tasks that do nothing, sent to a manager: from the POST to the final status on the fleet's SSE stream.
 
-    python -m bench.load_fleetgate URL TOKEN TASKS IN_FLIGHT
+    python -m bench.load_fleetgate URL TOKEN TASKS IN_FLIGHT [PAUSE_MS]
 
-Prints `{"rate": tasks/s, "median_ms": of one task}`.
+Prints `{"rate": tasks/s, "median_ms": of one task}`. With PAUSE_MS everything rests about so long before each task.
 """
 
 import asyncio
 import json
+import random
 import statistics
 import sys
 import time
@@ -30,6 +31,7 @@ class Created(msgspec.Struct):
 
 LINE = msgspec.json.Decoder(Line)
 CREATED = msgspec.json.Decoder(Created)
+UNDER_WAY = (b'"status":"queued"', b'"status":"assigned"', b'"status":"running"')
 
 
 class Finished:
@@ -40,6 +42,8 @@ class Finished:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     def heard(self, data: bytes) -> None:
+        if any(state in data for state in UNDER_WAY):
+            return
         line = LINE.decode(data)
         if line.type != "task.status" or line.status not in {"completed", "failed", "timeout", "aborted", "lost"}:
             return
@@ -57,7 +61,7 @@ class Finished:
         await waiting
 
 
-async def main(url: str, token: str, tasks: int, in_flight: int) -> None:
+async def main(url: str, token: str, tasks: int, in_flight: int, pause_ms: float) -> None:
     address = urlsplit(url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     finished = Finished()
@@ -70,6 +74,8 @@ async def main(url: str, token: str, tasks: int, in_flight: int) -> None:
         nonlocal left
         while left > 0:
             left -= 1
+            if pause_ms:
+                await asyncio.sleep(random.uniform(0.5, 1.5) * pause_ms / 1000)
             began = time.perf_counter()
             task = CREATED.decode(await connection.send(request))
             await finished.wait(task.id)
@@ -88,4 +94,4 @@ async def main(url: str, token: str, tasks: int, in_flight: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float((*sys.argv, 0)[5])))

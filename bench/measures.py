@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from bench.neighbours import celery_worker, redis_server
-from bench.rounds import Measured, interleave
+from bench.rounds import Measured, Side, interleave
 from e2e.harness import Manager, Program, start, start_manager
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EVENT_BYTES: Final = 300
 PER_FRAME: Final = 50
+PAUSE_MS: Final = 10  # give or take half
 
 
 async def load(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> dict[str, float]:
@@ -78,29 +79,32 @@ async def noop(directory: Path, size: "Size") -> list[Measured]:
             },
             size.rounds,
         )
-        single = await interleave(
-            {
-                "fleetgate": loading("median_ms", "load_fleetgate", *ours, size.single_tasks, 1),
-                "celery solo": loading("median_ms", "load_celery", size.single_tasks, 1, env=solo),
-                "celery prefork": loading("median_ms", "load_celery", size.single_tasks, 1, env=prefork),
-            },
-            size.rounds,
-        )
+        idle, busy = [
+            await interleave(
+                {
+                    "fleetgate": loading("median_ms", "load_fleetgate", *ours, size.single_tasks, 1, pause),
+                    "celery solo": loading("median_ms", "load_celery", size.single_tasks, 1, pause, env=solo),
+                    "celery prefork": loading("median_ms", "load_celery", size.single_tasks, 1, pause, env=prefork),
+                },
+                size.rounds,
+            )
+            for pause in (PAUSE_MS, 0)
+        ]
     theirs = ("celery solo", "celery prefork")
     note = "POST to the final status on the fleet's SSE stream; SQLite FULL, a real link, no process spawned"
+
+    def one_by_one(title: str, sides: Mapping[str, Side], target: float | None, about: str) -> Measured:
+        rivals = tuple(sides[name] for name in theirs)
+        return Measured(title, "ms, median", sides["fleetgate"], rivals, target, bigger_is_better=False, note=about)
+
     return [
         Measured(
             "1. no-op tasks, 64 in flight", "tasks/s", many["fleetgate"], tuple(many[t] for t in theirs), 5, note=note
         ),
-        Measured(
-            "2. no-op task, one at a time",
-            "ms, median",
-            single["fleetgate"],
-            tuple(single[t] for t in theirs),
-            0.8,
-            bigger_is_better=False,
-            note=note,
+        one_by_one(
+            "2. no-op task, one at a time on an idle system", idle, 0.8, f"{note}; rests {PAUSE_MS} ms before each"
         ),
+        one_by_one("2b. the same, back to back", busy, None, "for comparison: the system never comes to rest"),
     ]
 
 

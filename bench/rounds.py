@@ -24,13 +24,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Measured:
-    """One thing measured, ours against a neighbour's. `target` is the ratio ours/theirs to reach."""
+    """One thing measured, ours against a neighbour's. `target` is the ratio ours/theirs to reach; None: no promise."""
 
     title: str
     unit: str
     ours: Side
     theirs: tuple[Side, ...]
-    target: float
+    target: float | None
     bigger_is_better: bool = True
     note: str = ""
 
@@ -46,13 +46,17 @@ class Measured:
 
     @property
     def reached(self) -> bool:
+        if self.target is None:
+            return True
         return self.ratio >= self.target if self.bigger_is_better else self.ratio <= self.target
 
     def row(self) -> str:
         sides = "; ".join(f"{s.name} {s.median:,.4g} (±{s.spread / 2:.0%})" for s in (self.ours, *self.theirs))
         sign = "≥" if self.bigger_is_better else "≤"
-        verdict = "reached" if self.reached else "**missed**"
-        cells = [self.title, self.unit, sides, f"{self.ratio:.2f}", f"{sign} {self.target:g}", verdict, self.note]
+        promise = ["", ""]
+        if self.target is not None:
+            promise = [f"{sign} {self.target:g}", "reached" if self.reached else "**missed**"]
+        cells = [self.title, self.unit, sides, f"{self.ratio:.2f}", *promise, self.note]
         return f"| {' | '.join(cells)} |"
 
 

@@ -6,6 +6,7 @@ queues never change their meaning. Slots in use are not known here: the store co
 Invariant: a member is here exactly while its connection is the newest of its host; the generation tells which.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -122,6 +123,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._seats: dict[str, _Seat] = {}
+        self._agents: Counter[str] = Counter()  # how many of them have it
         self._asked: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
@@ -138,7 +140,9 @@ class Registry:
             if seat.member.generation > member.generation:
                 return False
             last = max(last, seat.last_assigned_at)
+            self._forget_agents(seat.member)
         self._seats[member.host_id] = _Seat(member, last)
+        self._agents.update(member.agents)
         return True
 
     def leave(self, host_id: str, generation: int) -> bool:
@@ -147,14 +151,19 @@ class Registry:
         if seat is None or seat.member.generation != generation:
             return False
         del self._seats[host_id]
+        self._forget_agents(seat.member)
         return True
+
+    def _forget_agents(self, member: Member) -> None:
+        self._agents.subtract(member.agents)
+        self._agents = +self._agents  # names are the hosts' own: none stays for ever
 
     def get(self, host_id: str) -> Member | None:
         seat = self._seats.get(host_id)
         return None if seat is None else seat.member
 
     def knows_agent(self, agent: str) -> bool:
-        return any(agent in seat.member.agents for seat in self._seats.values())
+        return self._agents[agent] > 0
 
     def assigned(self, host_id: str, now: int) -> None:
         """It was given something: of equal hosts another one is next."""

@@ -58,6 +58,19 @@ class Edge:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._name(scope)
         began = time.perf_counter()
+        if self._express.takes(scope):
+            status = 0
+            try:
+                status, headers, body = await self._express.answer(scope, receive)
+                headers += ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()), *ALWAYS)
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": body, "more_body": False})
+            finally:
+                self._ended(scope, status, time.perf_counter() - began)
+        else:
+            await self._long_way(scope, receive, send, request_id, began)
+
+    async def _long_way(self, scope: Scope, receive: Receive, send: Send, request_id: str, began: float) -> None:
         status = 0
         streams = False
 
@@ -73,13 +86,7 @@ class Edge:
             await send(message)
 
         try:
-            if self._express.takes(scope):
-                status, headers, body = await self._express.answer(scope, receive)
-                headers += ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()), *ALWAYS)
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                await send({"type": "http.response.body", "body": body, "more_body": False})
-            else:
-                await self._app(scope, receive, named)
+            await self._app(scope, receive, named)
         finally:
             self._ended(scope, status, None if streams else time.perf_counter() - began)
 

@@ -8,6 +8,7 @@ It does not know what is done. One runs at a time; `work` returns when nothing i
 after the next `wake`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -15,7 +16,7 @@ from anyio.abc import TaskGroup
 
 
 class Errand:
-    __slots__ = ("_event", "_group", "_is_running", "_is_woken", "_may_rest", "_over", "_work")
+    __slots__ = ("_group", "_is_running", "_is_woken", "_may_rest", "_over", "_waiter", "_work")
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work = work
@@ -23,7 +24,7 @@ class Errand:
         self._is_running = False
         self._is_woken = False
         self._may_rest = False
-        self._event: anyio.Event | None = None
+        self._waiter: asyncio.Future[None] | None = None  # lighter than an event; there is one for each wake-up
         self._over: anyio.Event | None = None
 
     def __repr__(self) -> str:
@@ -39,23 +40,27 @@ class Errand:
         """There is something to do."""
         self._is_woken = True
         self._may_rest = False
-        if self._event is not None:
-            self._event.set()
+        if self._waiter is not None:
+            self._stop_waiting()
         elif not self._is_running and self._group is not None:
             self._is_running = True
             self._group.start_soon(self._run)
 
     def may_rest(self) -> None:
         """Called now and then: when nothing was to be done since the last time, the task ends."""
-        if self._event is None:
+        if self._waiter is None:
             return
         if self._may_rest:
-            self._event.set()
+            self._stop_waiting()
         self._may_rest = True
+
+    def _stop_waiting(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def wait_over(self) -> None:
         """Until everything that was to be done is done. Nobody may wake it any more."""
-        while self._is_running and (self._is_woken or self._event is None):
+        while self._is_running and (self._is_woken or self._waiter is None):
             if self._over is None:
                 self._over = anyio.Event()
             await self._over.wait()
@@ -69,13 +74,13 @@ class Errand:
                 if self._over is not None:
                     self._over.set()
                     return
-                event = self._event = anyio.Event()
-                await event.wait()
-                self._event = None
+                waiter = self._waiter = asyncio.get_running_loop().create_future()
+                await waiter
+                self._waiter = None
                 if not self._is_woken:
                     return
         finally:
-            self._event = None
+            self._waiter = None
             self._is_running = False
             if self._over is not None:
                 self._over.set()

@@ -5,6 +5,7 @@ Store: the truth, one transaction a call. Bus: "something changed", never the tr
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from enum import Enum, auto
 from typing import Protocol
 
 import msgspec
@@ -154,6 +155,14 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.connected_at is not None and self.disconnected_at is None
 
 
+class Standing(Enum):
+    """Whether a connection may still speak for its host."""
+
+    GOOD = auto()
+    SUPERSEDED = auto()  # it is not the current one
+    REVOKED = auto()  # every token of the host is revoked
+
+
 class StoredInput(msgspec.Struct, frozen=True, kw_only=True):
     input_id: str
     task_id: str
@@ -266,8 +275,8 @@ class Store(Protocol):
         """A new connection: the generation grows by one, and what an older one still says is stale."""
         ...
 
-    async def host_seen(self, host_id: str, generation: int, now: int) -> bool:
-        """A heartbeat. False when this connection is not the current one, or its host's token is revoked."""
+    async def host_seen(self, host_id: str, generation: int, now: int) -> Standing:
+        """A heartbeat. Changes nothing unless the standing is good."""
         ...
 
     async def host_gone(self, host_id: str, generation: int, now: int) -> list[Taken]:

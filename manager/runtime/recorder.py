@@ -18,7 +18,7 @@ import structlog
 from manager.core.link import Link, Settled
 from manager.core.tasks import Change, Record
 from manager.errors import StoreUnavailable
-from manager.ports import Announcements, Clock, Store, Taken, Verdict
+from manager.ports import Announcements, Clock, Standing, Store, Taken, Verdict
 from manager.runtime.errand import Errand
 from manager.runtime.outbound import Outbound
 from shared_types.api import InputState
@@ -29,6 +29,7 @@ BATCH: Final = 1_024  # changes in one commit
 SEEN_EVERY_S: Final = 5.0  # a sign of life is written down at most so often
 FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 2.0
+TAKEN_OVER: Final = "a newer connection of this host took over"
 
 log = structlog.get_logger(__name__)
 
@@ -192,7 +193,7 @@ class Recorder:
         for verdict, times in settled.verdicts.items():
             self._count(verdict.name.lower(), times)
         if settled.is_fenced:
-            self._end(4409, "a newer connection of this host took over")
+            self._end(4409, TAKEN_OVER)
         elif settled.is_broken:
             self._end(4410, "records are missing: begin again from what is confirmed")
         elif Verdict.ILLEGAL in settled.verdicts:
@@ -201,12 +202,14 @@ class Recorder:
     async def _write_down_beat(self) -> None:
         self._seen_at = self._clock.monotonic()
         try:
-            is_welcome = await self._store.host_seen(self._talk.host_id, self._talk.generation, self._clock.now())
+            standing = await self._store.host_seen(self._talk.host_id, self._talk.generation, self._clock.now())
         except StoreUnavailable as error:
             log.warning("a sign of life was not written down", host=self._talk.host_id, error=str(error))
             return
-        if not is_welcome:
+        if standing is Standing.REVOKED:
             self._end(4401, "REVOKED: this host's token is revoked")
+        elif standing is Standing.SUPERSEDED:
+            self._end(4409, TAKEN_OVER)
 
     async def _announce_host(self) -> None:
         try:

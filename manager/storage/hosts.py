@@ -6,7 +6,7 @@ import msgspec
 
 from manager.core import tasks
 from manager.errors import NotFound
-from manager.ports import HostRow, Taken
+from manager.ports import HostRow, Standing, Taken
 from manager.storage.ledger import Ledger
 from manager.storage.tasks import change_one
 from shared_types.hosts import AgentInfo, HostCapabilities
@@ -60,15 +60,17 @@ def _current(ledger: Ledger, host_id: str, generation: int) -> HostRow | None:
     return host if host is not None and host.generation == generation and host.is_connected else None
 
 
-def seen(ledger: Ledger, host_id: str, generation: int, now: int) -> bool:
+def seen(ledger: Ledger, host_id: str, generation: int, now: int, *, is_barred: bool) -> Standing:
     host = _current(ledger, host_id, generation)
     if host is None:
-        return False
+        return Standing.SUPERSEDED
+    if is_barred:
+        return Standing.REVOKED
     ledger.write(
         "UPDATE host SET last_seen_at = ?, last_assigned_at = ? WHERE id = ?", (now, host.last_assigned_at, host_id)
     )
     ledger.put_host(msgspec.structs.replace(host, last_seen_at=now))
-    return True
+    return Standing.GOOD
 
 
 def gone(ledger: Ledger, host_id: str, generation: int, now: int) -> list[Taken]:

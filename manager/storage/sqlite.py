@@ -30,6 +30,7 @@ from manager.ports import (
     LogBounds,
     NewTask,
     Page,
+    Standing,
     StoredInput,
     Taken,
     TaskQuery,
@@ -264,10 +265,11 @@ class SqliteStore:
             lambda ledger: hosts.connected(ledger, host_id, capabilities, agents, protocol, version, boot_id, now)
         )
 
-    async def host_seen(self, host_id: str, generation: int, now: int) -> bool:
-        if self._recent.is_barred(host_id):
-            return False
-        return await self._writer.decide(lambda ledger: hosts.seen(ledger, host_id, generation, now))
+    async def host_seen(self, host_id: str, generation: int, now: int) -> Standing:
+        is_barred = self._recent.is_barred(host_id)
+        return await self._writer.decide(
+            lambda ledger: hosts.seen(ledger, host_id, generation, now, is_barred=is_barred)
+        )
 
     async def host_gone(self, host_id: str, generation: int, now: int) -> list[Taken]:
         bringing = _Bringing(self)

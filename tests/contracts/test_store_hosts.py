@@ -4,7 +4,7 @@ import pytest
 
 from manager.core.lifecycle import Cause
 from manager.errors import Conflict, NotFound, TooMany
-from manager.ports import Store
+from manager.ports import Standing, Store
 from shared_types.api import InputState
 from shared_types.hosts import AgentInfo
 from tests.contracts.making import T0, Place, a_token, can, connect, report, start, submit, take
@@ -44,25 +44,25 @@ async def test_only_the_current_connection_gives_signs_of_life(place: Place) -> 
     old = await connect(store)
     new = await connect(store)
 
-    assert not await store.host_seen("h1", old.generation, T0 + 1)
-    assert await store.host_seen("h1", new.generation, T0 + 2)
-    assert not await store.host_seen("h2", 1, T0 + 3)
+    assert await store.host_seen("h1", old.generation, T0 + 1) is Standing.SUPERSEDED
+    assert await store.host_seen("h1", new.generation, T0 + 2) is Standing.GOOD
+    assert await store.host_seen("h2", 1, T0 + 3) is Standing.SUPERSEDED
     assert (await store.host("h1")).last_seen_at == T0 + 2
     await store.host_gone("h1", new.generation, T0 + 4)
-    assert not await store.host_seen("h1", new.generation, T0 + 5)
+    assert await store.host_seen("h1", new.generation, T0 + 5) is Standing.SUPERSEDED
     assert (await (await place.open()).host("h1")).last_seen_at == T0 + 2
 
 
 async def test_a_host_whose_token_is_revoked_is_not_welcome_any_more(store: Store) -> None:
     await store.add_token(a_token("tok_h1", host_id="h1"))
     host = await connect(store)
-    assert await store.host_seen("h1", host.generation, T0)
+    assert await store.host_seen("h1", host.generation, T0) is Standing.GOOD
 
     await store.revoke_token("tok_h1", T0)
 
-    assert not await store.host_seen("h1", host.generation, T0)
+    assert await store.host_seen("h1", host.generation, T0) is Standing.REVOKED
     await store.add_token(a_token("tok_h1_new", host_id="h1"))
-    assert await store.host_seen("h1", host.generation, T0)
+    assert await store.host_seen("h1", host.generation, T0) is Standing.GOOD
 
 
 async def test_no_host_of_that_name(store: Store) -> None:

@@ -5,7 +5,7 @@ One connection at a time, and on it four loops that end together: `_read`, `_wri
 
     dialling again   1, 2, 4 ... 60 s, a quarter more or less; from the start only after a welcome
     not welcome      401, 403, `registered {ok: false}`, or another gateway has our place: every 5 minutes
-    revoked          for good: raises Revoked
+    revoked          for good, however the manager says it: raises Revoked
 
 Silence is death: WebSocket pings every 30 s, answered within 60 s, or the connection is given up; so it is when a
 full manager, which pings by itself, says nothing for 90 s. Cancelling `run` closes the socket within CLOSE_S.
@@ -46,8 +46,9 @@ UNSENT_MS: Final = 30_000  # bytes that the peer's machine does not take for so 
 SLEPT_S: Final = 5.0
 MAX_BACKLOG: Final = 10_000
 MAX_FRAME: Final = 4 * 1024 * 1024
+UNAUTHORIZED: Final = 4401
 SUPERSEDED: Final = 4409
-REFUSALS: Final = frozenset({4401, 4403, SUPERSEDED, 4426})
+REFUSALS: Final = frozenset({UNAUTHORIZED, 4403, SUPERSEDED, 4426})
 REVOKED: Final = "REVOKED"
 
 _log = structlog.get_logger(__name__)
@@ -241,7 +242,7 @@ class Uplink:
         was = self._link.phase
         self._link.heard(message)
         if (refusal := self._link.refusal) is not None:
-            error_class = Revoked if (refusal.code or "").upper() == REVOKED else NotWelcome
+            error_class = Revoked if _says_revoked(refusal.code or "") else NotWelcome
             raise error_class(refusal.error or refusal.code or "the manager gives no reason")
         if isinstance(message, ConfigUpdate):
             self._reported = None  # it is answered even when nothing changes
@@ -317,12 +318,12 @@ def _refused(error: InvalidStatus) -> Exception:
     status = error.response.status_code
     try:
         problem = json.decode(error.response.body or b"{}", type=_Problem)
-    except MsgspecError:
+    except (MsgspecError, UnicodeDecodeError, RecursionError):  # not the manager's: something stands in between
         problem = _Problem()
     words = f"HTTP {status} {problem.detail or problem.code}".strip()
-    if problem.code.upper() == REVOKED:
-        return Revoked(words)
-    return NotWelcome(words) if status in (401, 403) else LinkLost(words)
+    if status not in (401, 403):
+        return LinkLost(words)
+    return Revoked(words) if _says_revoked(problem.code) else NotWelcome(words)
 
 
 def _closed(error: ConnectionClosed) -> Exception:
@@ -330,13 +331,23 @@ def _closed(error: ConnectionClosed) -> Exception:
     if error.rcvd is None:
         return LinkLost(f"the connection broke: {error}")
     code, reason = error.rcvd.code, error.rcvd.reason
-    if reason.upper() == REVOKED:
-        return Revoked("the manager revoked this host's token")
+    if code == UNAUTHORIZED and _says_revoked(reason):
+        return Revoked(f"the manager closed the connection: {code} {reason}")
     if code == SUPERSEDED:
         return NotWelcome(f"another gateway has connected as this host ({reason or code}): only one may")
     if code in REFUSALS:
         return NotWelcome(f"the manager closed the connection: {code} {reason}")
     return LinkLost(f"the manager closed the connection: {code} {reason}")
+
+
+def _says_revoked(words: str) -> bool:
+    """Whether this code, or this reason that begins with one, ends it for good. Nothing less does: nobody may be near
+    to start a gateway again that stopped by mistake.
+
+    >>> _says_revoked("REVOKED: this host's token is revoked"), _says_revoked("revoked"), _says_revoked("not revoked")
+    (True, True, False)
+    """
+    return words.partition(":")[0].strip().upper() == REVOKED
 
 
 def _gravest(causes: Iterable[Exception]) -> Exception:

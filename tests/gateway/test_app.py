@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from gateway.runtime import attempt as attempts
+from gateway.runtime.process import Keeper
 from shared_types.messages import Heartbeat, Registered, TaskCompleted
 from tests.gateway.conftest import environment
 
@@ -173,6 +174,17 @@ async def test_a_revoked_gateway_ends_with_77(home, manager):
     manager.refusal = Registered(ok=False, error="this host was revoked", code="REVOKED")
     async with gateway(home, manager, ready=False) as program:
         assert await program.wait() == 77
+
+
+async def test_a_gateway_that_is_revoked_while_it_works_ends_with_77_and_leaves_its_agents_alone(home, manager):
+    async with gateway(home, manager) as program:
+        attempt = await manager.offer("t1", prompt="say one\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+        await manager.close(4401, "REVOKED: this host's token is revoked")
+
+        assert await program.wait() == 77
+    assert attempts.is_kept(home / "attempts" / attempt.uid)
+    await (await Keeper.adopt(home, attempt.uid)).stop("abort", 0)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,8 @@ async def test_a_welcome_resets_patience(manager, tmp_path, monkeypatch):
     [
         {"status": 401},
         {"status": 403},
+        {"status": 403, "status_body": b'{"code": "\xff"}'},
+        {"status": 403, "status_body": b"<html>REVOKED</html>"},
         {"refusal": Registered(ok=False, error="not you")},
     ],
 )
@@ -215,6 +217,7 @@ async def test_a_host_whose_place_was_taken_does_not_fight_for_it(manager, tmp_p
     [
         {"refusal": Registered(ok=False, error="gone", code="REVOKED")},
         {"status": 401, "status_body": json.dumps({"code": "REVOKED"}).encode()},
+        {"status": 403, "status_body": json.dumps({"code": "revoked"}).encode()},
     ],
 )
 async def test_a_revoked_host_stops_for_good(manager, tmp_path, change):
@@ -223,9 +226,45 @@ async def test_a_revoked_host_stops_for_good(manager, tmp_path, change):
 
     with pytest.raises(ExceptionGroup) as ended:
         async with dialling(manager, tmp_path):
-            await anyio.sleep_forever()
+            await anyio.sleep(10)
 
     assert ended.group_contains(Revoked)
+
+
+async def test_a_host_that_is_revoked_while_it_talks_stops_without_another_knock(manager, tmp_path):
+    async def revoke():
+        await manager.wait_connected()
+        await manager.close(4401, "REVOKED: this host's token is revoked")
+        await anyio.sleep(10)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        async with dialling(manager, tmp_path):
+            await revoke()
+
+    assert ended.group_contains(Revoked)
+    assert len(manager.handshakes) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "waits"),
+    [
+        (4401, "", [300]),
+        (4401, "EXPIRED: ask for a new one", [300]),
+        (4401, "not REVOKED", [300]),
+        (4403, "REVOKED", [300]),
+        (1008, "REVOKED", [1]),
+    ],
+)
+async def test_less_than_a_clear_word_of_revocation_stops_no_host(manager, tmp_path, monkeypatch, code, reason, waits):
+    patience = Patience(monkeypatch, 1)
+    async with dialling(manager, tmp_path, random=Even()):
+        await manager.wait_connected()
+        await manager.wait(lambda: manager.said(Heartbeat))
+        await manager.close(code, reason)
+        with anyio.fail_after(10):
+            await patience.done.wait()
+
+    assert patience.waits == waits
 
 
 async def test_a_manager_that_falls_silent_is_left(manager, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ class Stream(IntEnum):
     OUT = 1  # a line of stdout, without its newline
     ERR = 2  # a line of stderr
     IN = 3  # written to stdin: `key` NUL bytes; never partial
-    NOTE = 4  # JSON of the keeper: {"note": "spawned" | "stopping" | "stdin_closed" | ..., ...}
+    NOTE = 4  # JSON of the keeper: {"note": "spawned" | "stopping" | "stdin_closed" | ..., ...}, or of a gateway
     EXIT = 5  # JSON: ExitFacts; always the last record
     GAP = 6  # JSON: {"records": n, "bytes": n}: output that could not be kept
 

@@ -9,7 +9,7 @@ whatever has been installed since), has one thread and one loop, and asks the op
     the attempt's directory    lock        held for life: who holds it lives
                                state.json  made before the agent is started, once: an attempt starts at most once
                                journal     gateway/core/journal.py says what its bytes mean
-                               ctl.sock    one JSON per line: hello, write, stop; `{"seq": n}` when the journal grew
+                               ctl.sock    one JSON per line: hello, write, note, stop; `{"seq": n}`: the journal grew
                                exit.json   how it ended, even when the disk had no room for the journal's last record
                                keeper.log  only if the keeper itself fails
 
@@ -55,6 +55,7 @@ CHUNK = 64 * 1024
 CHUNKS = 1024  # at once, where a writer could keep us for ever
 MAX_KEY = 256
 MAX_WRITE = 4 * 1024 * 1024
+MAX_NOTE = 4096
 MAX_REQUEST = 6 * 1024 * 1024
 MAX_WAITING = 8 * 1024 * 1024  # for an agent that does not read
 MAX_PEERS = 32
@@ -191,11 +192,11 @@ class Journal:
         if kept < len(lines):
             self._lose(lines[kept:])
 
-    def take(self, key: bytes, data: bytes) -> bool:
-        """Something to be written to the agent. False: it could not be written down."""
+    def take(self, stream: int, data: bytes) -> bool:
+        """Something of the gateway's, said to us or to be written to the agent. False: it could not be written down."""
         if not self.capped and not self._report_gap():
             return False
-        return self._append(IN, [b"%s\0%s" % (key, data)], 0) == 1
+        return self._append(stream, [data], 0) == 1
 
     def say(self, stream: int, facts: dict[str, object]) -> bool:
         """A word of ours. One that cannot be kept is counted like any other record."""
@@ -473,6 +474,13 @@ class Stdin:
     def is_open(self) -> bool:
         return self.fd >= 0 and not self.is_closing
 
+    @property
+    def is_read(self) -> bool:
+        """Somebody still has the other end, who may read it."""
+        poller = select.poll()
+        poller.register(self.fd, select.POLLOUT)
+        return not any(events & select.POLLERR for _, events in poller.poll(0))
+
     def put(self, data: bytes, close: bool) -> None:
         if data:
             self.waiting.append(memoryview(data))
@@ -678,7 +686,7 @@ class Keeper:
             self.file = OutputFile(self.directory, self.libc)
         if self.spec.stdin == "null":
             self.spec.input = b""
-        if self.spec.input and not self.journal.take(b"launch", self.spec.input):
+        if self.spec.input and not self.journal.take(IN, b"launch\0" + self.spec.input):
             raise CannotStart("disk_full", "no room for what the agent is to be told")
         child = spawn(self.spec, self.libc, umask, -1 if self.file is None else self.file.write_fd)
         self.child = child
@@ -828,16 +836,31 @@ class Keeper:
             return "ok"
         if self.phase != RUNNING and self.phase != STOPPING:
             return "ended"
+        if self.stdin.is_open and not self.stdin.is_read:
+            self.unwatch(self.stdin.fd)
+            self.stdin.close()
+            self.journal.say(NOTE, {"note": "stdin_closed", "by": "agent"})
         if not self.stdin.is_open:
             return "closed"
         if self.stdin.size and self.stdin.size + len(data) > MAX_WAITING:
             return "full"
-        if not self.journal.take(key.encode(), data):
+        if not self.journal.take(IN, b"%s\0%s" % (key.encode(), data)):
             return "disk_full"
         self.keys.add(key)
         self.active = monotonic()
         self.stdin.put(data, close)
         self.flush_stdin()
+        return "ok"
+
+    def note(self, key: str, data: bytes) -> str:
+        """A word of the gateway's. `ok`: it is in the journal, or what has this key is already: never both a write
+        and the note that it was not made.
+        """
+        if key in self.keys:
+            return "ok"
+        if not self.journal.take(NOTE, data):
+            return "disk_full"
+        self.keys.add(key)
         return "ok"
 
     def flush_stdin(self) -> None:
@@ -1018,14 +1041,21 @@ class Keeper:
                 "state": self.phase,
             }
         if op == "write":
-            key, text = asked["key"], asked["data"]
-            if not isinstance(key, str) or not isinstance(text, str) or not 0 < len(key.encode()) <= MAX_KEY:
-                raise ValueError("key or data")
+            key, text = key_of(asked), asked["data"]
+            if not isinstance(text, str):
+                raise ValueError("data")
             data = binascii.a2b_base64(text)
-            if "\0" in key or len(data) > MAX_WRITE:
-                raise ValueError("key or data")
-            result = self.write(key, data, bool(asked.get("close")))
-            return {"ok": True} if result == "ok" else {"ok": False, "error": result}
+            if len(data) > MAX_WRITE:
+                raise ValueError("data")
+            return answer_of(self.write(key, data, bool(asked.get("close"))))
+        if op == "note":
+            key, facts = key_of(asked), asked["facts"]
+            if not isinstance(facts, dict) or not isinstance(facts.get("note"), str):
+                raise ValueError("facts")
+            data = json.dumps(facts, separators=(",", ":")).encode()
+            if len(data) > MAX_NOTE:
+                raise ValueError("facts")
+            return answer_of(self.note(key, data))
         if op == "stop":
             reason, grace = asked["reason"], asked["graceMs"]
             if not isinstance(reason, str) or not isinstance(grace, int):
@@ -1071,6 +1101,17 @@ class Keeper:
             self.unwatch(fd)
             del self.peers[fd]
             peer.sock.close()
+
+
+def key_of(asked: dict[str, object]) -> str:
+    key = asked["key"]
+    if not isinstance(key, str) or "\0" in key or not 0 < len(key.encode()) <= MAX_KEY:
+        raise ValueError("key")
+    return key
+
+
+def answer_of(result: str) -> dict[str, object]:
+    return {"ok": True} if result == "ok" else {"ok": False, "error": result}
 
 
 # --- the start --------------------------------------------------------------------------------------------------

@@ -223,7 +223,19 @@ class Keeper:
         """
         if not key or "\0" in key or len(key.encode()) > MAX_KEY or len(data) > MAX_WRITE:
             raise ValueError(f"{key[:MAX_KEY]!r} with {len(data)} bytes cannot be written")
-        request = {"op": "write", "key": key, "data": b64encode(data).decode(), "close": close}
+        return await self._insist({"op": "write", "key": key, "data": b64encode(data).decode(), "close": close})
+
+    async def note(self, key: str, facts: Mapping[str, Any]) -> bool:
+        """A word of ours in the journal, once for each key, unless something was written with this key. False: there
+        is no keeper any more that could write it down, or one of an earlier release that has no ear for it.
+        """
+        try:
+            return await self._insist({"op": "note", "key": key, "facts": facts})
+        except ValueError:
+            return False
+
+    async def _insist(self, request: dict[str, Any]) -> bool:
+        """Ask until there is room for it. False: never."""
         while True:
             answer = await self._ask(request)
             if answer is None or answer.error in ("closed", "ended"):

@@ -442,13 +442,49 @@ async def test_an_agent_that_closes_its_stdin_does_no_harm(house: House):
     keeper = await house.start("closes-stdin", "--then", "hang")
     await wait_heard(keeper, b"deaf")
 
-    assert await keeper.write("into the void", b"hello\n")
+    assert not await keeper.write("into the void", b"hello\n")
     assert not await keeper.write("again", b"hello\n")
 
     await keeper.stop("abort", 0)
     found = await records(keeper)
-    assert {"note": "stdin_closed", "by": "agent"} in notes(found)
-    assert said(found, Stream.IN) == [b"into the void\0hello\n"]
+    assert notes(found).count({"note": "stdin_closed", "by": "agent"}) == 1
+    assert said(found, Stream.IN) == []
+
+
+async def test_what_a_gateway_notes_is_in_the_journal_once_and_never_beside_a_write_of_the_same_key(house: House):
+    keeper = await house.start("echo")
+    refused = {"note": "refused", "why": "\u00e9\u0000"}
+
+    assert await keeper.write("said", b"hello\n")
+    for key in ("said", "refused", "refused"):
+        assert await keeper.note(key, refused)
+    assert await keeper.write("refused", b"too late\n")
+    await keeper.write("end", b"", close=True)
+
+    found = await records(keeper)
+    assert [note for note in notes(found) if note["note"] == "refused"] == [refused]
+    assert said(found, Stream.IN) == [b"said\0hello\n", b"end\0"]
+    assert not await keeper.note("late", refused)
+
+
+async def test_an_agent_is_not_alive_because_something_is_noted(house: House):
+    keeper = await house.start("silent", idle_s=0.3)
+    with anyio.fail_after(10):
+        number = 0
+        while await keeper.note(str(number), {"note": "refused"}):
+            number += 1
+
+    assert facts_of(await records(keeper)).stop == "idle_timeout"
+
+
+async def test_a_note_of_any_size_may_be_asked_for_and_only_a_short_one_is_kept(house: House):
+    keeper = await house.start("silent")
+
+    assert not await keeper.note("long", {"note": "x" * 5000})
+    assert await keeper.note("short", {"note": "x" * 4000})
+
+    await keeper.stop("abort", 0)
+    assert [len(note["note"]) for note in notes(await records(keeper))].count(4000) == 1
 
 
 async def test_an_agent_that_reads_nothing_holds_nobody_up(house: House):
@@ -927,7 +963,7 @@ def test_keeper_and_gateway_mean_the_same_by_a_journal(tmp_path: Path):
     book = keeper.Journal(directory, MIB)
     book.output(keeper.OUT, [b"one", b""], 0)
     book.output(keeper.ERR, [b"part"], keeper.PARTIAL)
-    assert book.take(b"key", b"data")
+    assert book.take(keeper.IN, b"key\0data")
     assert book.say(keeper.NOTE, {"note": "spawned"})
     raw = (tmp_path / "journal").read_bytes()
     os.close(book.fd)
@@ -945,6 +981,7 @@ def test_keeper_and_gateway_mean_the_same_by_a_journal(tmp_path: Path):
         (Stream.NOTE, b'{"note":"spawned"}', False),
     ]
     assert (keeper.SLICE, keeper.MAX_KEY, keeper.MAX_WRITE) == (journal.MAX_SLICE, journal.MAX_KEY, journal.MAX_WRITE)
+    assert keeper.MAX_NOTE == journal.MAX_NOTE
     assert keeper.HEADER_SIZE == journal.HEADER.size == struct.calcsize("<IIQQBB")
 
 

@@ -300,11 +300,11 @@ class Store(Protocol):
         ...
 
     async def mark_input(self, task_id: str, input_id: str, state: InputState) -> StoredInput | None:
-        """Never goes back: stored, sent, taken. None when there is no such input."""
+        """Never goes back: stored, sent, then taken or refused. None when there is no such input."""
         ...
 
     async def open_inputs(self, task_id: str) -> list[StoredInput]:
-        """Those the agent has not taken, in order."""
+        """Those that were neither taken nor refused, in order."""
         ...
 
     # access

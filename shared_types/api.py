@@ -97,6 +97,7 @@ class InputState(StrEnum):
     STORED = "stored"  # the manager keeps it until the host has it
     SENT = "sent"  # written to the host's connection
     TAKEN = "taken"  # the agent has it
+    REFUSED = "refused"  # the agent does not get it; the event `input` in the log says why
 
 
 class InputReceipt(Answer, frozen=True, kw_only=True):

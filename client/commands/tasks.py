@@ -194,7 +194,12 @@ async def send(desk: Desk, task: str, text: str) -> None:
     if desk.console.as_json:
         desk.console.document(receipt)
     else:
-        words = {"stored": "kept until the host has it", "sent": "on its way to the agent", "taken": "the agent has it"}
+        words = {
+            "stored": "kept until the host has it",
+            "sent": "on its way to the agent",
+            "taken": "the agent has it",
+            "refused": "the agent does not get it; the task's log says why",
+        }
         desk.console.say(words[receipt.state])
 
 

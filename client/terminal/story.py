@@ -174,6 +174,8 @@ class Story:
                 return [self._fitting(f"  {sign} {one_line(str(data.get('path', '')))}{_changed(data)}", "good")]
             case "approval":
                 return self._approval(content, data)
+            case "input" if data.get("state") == "refused":
+                return [Piece(f"✗ {harmless(content).strip()}\n", "bad")]
             case "input":
                 return [self._fitting(f"> {one_line(content)}", "input")]
             case "error":

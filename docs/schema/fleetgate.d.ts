@@ -265,7 +265,7 @@ export type InputRequest = {
   inputId?: string | null;
 };
 
-export type InputState = "sent" | "stored" | "taken";
+export type InputState = "refused" | "sent" | "stored" | "taken";
 
 export type JoinCode = {
   code: string;

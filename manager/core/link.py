@@ -21,6 +21,7 @@ import msgspec
 from manager.core import outcome
 from manager.core.lifecycle import ON_A_HOST, Cause
 from manager.core.tasks import Change, Record, Spec, Verdict
+from shared_types.api import InputState
 from shared_types.codec import Malformed
 from shared_types.events import EventType
 from shared_types.messages import (
@@ -66,6 +67,7 @@ class _Shape(msgspec.Struct):
 
 _shape: Final = msgspec.json.Decoder(_Shape)
 _text: Final = msgspec.json.Decoder(str)
+_REFUSED: Final = b'"refused"'
 
 
 class Became(Protocol):
@@ -87,7 +89,7 @@ class Settled(msgspec.Struct, kw_only=True):
     say: list[FromManager] = []
     acks: dict[tuple[str, int], int] = {}  # (task, attempt) -> the last record that is committed
     started: list[Record] = []  # the agent runs now: it can take what was put by for it
-    inputs: list[tuple[str, str]] = []  # (task, input id): the agent has it
+    inputs: list[tuple[str, str, InputState]] = []  # (task, input id): the agent has it, or will not get it
     verdicts: dict[Verdict, int] = {}  # of changes that were not taken, for counting
     is_fenced: bool = False  # a newer connection of this host may write, this one may not
     is_broken: bool = False  # records are missing and the host did not say them when it was told
@@ -133,7 +135,7 @@ class Link:
         self.generation = generation
         self.dialect = dialect
         self._attempts: dict[str, int] = {}  # base: which attempt a task's words are about
-        self._inputs: list[tuple[tuple[str, int, int], str]] = []  # (task, attempt, record): heard, not settled yet
+        self._inputs: list[tuple[tuple[str, int, int], str, InputState]] = []  # (task, attempt, record): not settled
         self._gaps: dict[tuple[str, int], int] = {}
         self._retorts: list[FromManager] = []
         self._strays: dict[str, None] = {}
@@ -347,12 +349,13 @@ class Link:
             if attempt is None or last is None:
                 continue  # the base dialect has no names for inputs
             if shape.type == EventType.INPUT and shape.data is not None and "inputId" in shape.data:
-                self._taken_input((task_id, attempt, last), shape.data["inputId"])
+                self._dealt_with((task_id, attempt, last), shape.data)
         return tuple(map(bytes, events))
 
-    def _taken_input(self, where: tuple[str, int, int], raw: msgspec.Raw) -> None:
+    def _dealt_with(self, where: tuple[str, int, int], data: dict[str, msgspec.Raw]) -> None:
+        state = InputState.REFUSED if bytes(data.get("state", b"")) == _REFUSED else InputState.TAKEN
         try:
-            self._inputs.append((where, _text.decode(raw)))
+            self._inputs.append((where, _text.decode(data["inputId"]), state))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Malformed(f"an input event of {where[0][:64]}: {error}") from error
 
@@ -384,9 +387,9 @@ class Link:
             return
         where = (change.task_id, change.attempt, change.span[1])
         while self._inputs and self._inputs[0][0] == where:
-            _, input_id = self._inputs.pop(0)
+            _, input_id, state = self._inputs.pop(0)
             if verdict in (Verdict.TAKEN, Verdict.AGAIN):
-                settled.inputs.append((change.task_id, input_id))
+                settled.inputs.append((change.task_id, input_id, state))
 
     def _settle_taken(self, settled: Settled, change: Change, record: Record, heard: int) -> None:
         self._ack(settled, change, heard)

@@ -65,6 +65,8 @@ def plain_text(line: Line) -> str | None:
         case EventType.STATUS:
             data = event.data or {}
             return frame("agent:status", payload | {"status": data.get("status"), "content": event.content or ""})
+        case EventType.INPUT if (event.data or {}).get("state") == "refused":
+            return frame("agent:status", payload | {"status": "input", "content": event.content or ""})
         case EventType.ERROR:
             return frame("agent:status", payload | {"status": "error", "content": event.content or ""})
         case _:

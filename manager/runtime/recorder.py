@@ -164,8 +164,8 @@ class Recorder:
                 self._end(4429, "the host does not read what it is told")
         for (task_id, attempt), seq in settled.acks.items():
             self._out.ack(task_id, attempt, seq)
-        for task_id, input_id in settled.inputs:
-            await self._taken(task_id, input_id)
+        for task_id, input_id, state in settled.inputs:
+            await self._dealt_with(task_id, input_id, state)
         for record in settled.started:
             await self._started(record)
         if settled.verdicts:
@@ -183,11 +183,11 @@ class Recorder:
             await anyio.sleep(pause)
             pause = min(2 * pause, LAST_RETRY_S)
 
-    async def _taken(self, task_id: str, input_id: str) -> None:
+    async def _dealt_with(self, task_id: str, input_id: str, state: InputState) -> None:
         try:
-            await self._store.mark_input(task_id, input_id, InputState.TAKEN)
+            await self._store.mark_input(task_id, input_id, state)
         except StoreUnavailable as error:  # it is said again on the next connection, which changes nothing there
-            log.warning("an input counts as not taken", task=task_id, input=input_id, error=str(error))
+            log.warning("an input still counts as waiting", task=task_id, input=input_id, error=str(error))
 
     def _note(self, settled: Settled) -> None:
         for verdict, times in settled.verdicts.items():

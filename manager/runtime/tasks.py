@@ -132,7 +132,7 @@ class Tasks:
 
     async def input(self, task_id: str, content: str, input_id: str | None = None, actor: str = "") -> InputReceipt:
         """Text for the agent. Kept until it has it: a task that does not run yet gets it when it does, a host that
-        is away when it is back. `stored`, `sent` or `taken` is how far it got when this returns.
+        is away when it is back. `state` is how far it got when this returns.
 
         Raises TooLarge INPUT_TOO_LARGE, TooMany INPUTS_FULL, NotFound NO_SUCH_TASK, Conflict TASK_ENDED, and
         StoreUnavailable when it is not stored; what is stored is answered.
@@ -148,7 +148,7 @@ class Tasks:
             self._fleet.no_input_waits(task_id)
             raise
         state = stored.state
-        if state is not InputState.TAKEN:
+        if state not in (InputState.TAKEN, InputState.REFUSED):
             try:
                 if await self._fleet.say_inputs(task_id):
                     state = InputState.SENT

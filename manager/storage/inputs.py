@@ -1,4 +1,4 @@
-"""Follow-up inputs, in the database alone: kept until the agent has them, never going back.
+"""Follow-up inputs, in the database alone: kept until the agent has them or cannot take them.
 
 Called with the writer's connection inside its transaction, but for `open_ones`, which only reads.
 """
@@ -15,11 +15,13 @@ from shared_types.api import InputState
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024  # of one task; all that waits is read and said at once
 ROW: Final = 1_000  # what an input costs beside its text
 
-_PROGRESS: Final = {InputState.STORED: 0, InputState.SENT: 1, InputState.TAKEN: 2}
-_WAITING: Final = "SELECT coalesce(sum(length(content) + ?), 0) FROM input WHERE task_no = ? AND state != 'taken'"
+_PROGRESS: Final = {InputState.STORED: 0, InputState.SENT: 1, InputState.TAKEN: 2, InputState.REFUSED: 2}
+_WAITING: Final = (
+    "SELECT coalesce(sum(length(content) + ?), 0) FROM input WHERE task_no = ? AND state IN ('stored', 'sent')"
+)
 _OPEN: Final = (
     "SELECT i.input_id, i.content, i.state FROM input i JOIN task t ON t.no = i.task_no"
-    " WHERE t.id = ? AND i.state != 'taken' ORDER BY i.no"
+    " WHERE t.id = ? AND i.state IN ('stored', 'sent') ORDER BY i.no"
 )
 
 

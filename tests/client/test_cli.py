@@ -465,12 +465,21 @@ def test_stop_asks_and_kill_does_not(api: FakeApi):
     assert [body.get("kill") for body in api.sent("POST", "/api/tasks/x/abort")] == [False, True]
 
 
-def test_send_says_how_far_the_text_came(api: FakeApi, capsys):
-    api.answer("POST", "/api/tasks/x/input", {"inputId": "i", "taskId": "x", "state": "stored"}, status=202)
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("stored", "kept until the host has it"),
+        ("sent", "on its way to the agent"),
+        ("taken", "the agent has it"),
+        ("refused", "the agent does not get it; the task's log says why"),
+    ],
+)
+def test_send_says_how_far_the_text_came(api: FakeApi, capsys, state: str, words: str):
+    api.answer("POST", "/api/tasks/x/input", {"inputId": "i", "taskId": "x", "state": state}, status=202)
 
     assert run(["send", "x", "--", "-more"]) == 0
     assert api.sent("POST", "/api/tasks/x/input")[0]["content"] == "-more"
-    assert capsys.readouterr().err == "kept until the host has it\n"
+    assert capsys.readouterr().err == f"{words}\n"
 
 
 def test_wait_is_0_only_when_all_completed(api: FakeApi, capsys):

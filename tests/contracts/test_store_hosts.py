@@ -124,15 +124,26 @@ async def test_only_so_much_input_waits_for_an_agent(store: Store) -> None:
     assert len(await store.open_inputs(task.id)) == 31
 
 
-async def test_an_input_never_goes_back(store: Store) -> None:
+@pytest.mark.parametrize("last", [InputState.TAKEN, InputState.REFUSED])
+async def test_an_input_never_goes_back(store: Store, last: InputState) -> None:
     task = await submit(store)
     await store.add_input(task.id, "in_1", "text", T0)
-    await store.mark_input(task.id, "in_1", InputState.TAKEN)
+    await store.mark_input(task.id, "in_1", last)
 
-    late = await store.mark_input(task.id, "in_1", InputState.SENT)
+    for late in InputState:
+        known = await store.mark_input(task.id, "in_1", late)
+        assert known is not None
+        assert known.state is last
+    assert await store.open_inputs(task.id) == []
+    assert (await store.add_input(task.id, "in_1", "text", T0)).state is last
 
-    assert late is not None
-    assert late.state is InputState.TAKEN
+
+async def test_input_that_was_refused_waits_no_more(store: Store) -> None:
+    task = await submit(store)
+    for number in range(40):
+        await store.add_input(task.id, f"in_{number}", "x" * 256 * 1024, T0)
+        await store.mark_input(task.id, f"in_{number}", InputState.REFUSED)
+
     assert await store.open_inputs(task.id) == []
 
 

@@ -305,6 +305,7 @@ class FakeHost:
         found: tuple[AgentInfo, ...] = (),
         plan: Callable[[TaskRequest], Plan] = lambda _: Plan(),
         event_bytes: int = 100,
+        input_state: str = "taken",
     ) -> None:
         self.host_id = host_id
         self.capabilities = capabilities(host_id, agents, slots, labels)
@@ -312,6 +313,7 @@ class FakeHost:
         self.plan = plan
         self.instance = "instance-1"
         self.boot_id = "boot-1"
+        self.input_state = input_state
         self.config: EffectiveConfig | None = None
         self.attempts: dict[str, Attempt] = {}
         self.executed: list[str] = []  # task ids, in the order they came
@@ -465,11 +467,8 @@ class FakeHost:
         if attempt is None or attempt.is_over:
             return []
         self.inputs.append((task_id, content))
-        event = msgspec.Raw(
-            encode(
-                {"type": "input", "timestamp": NOW, "content": content, "data": {"inputId": input_id, "state": "taken"}}
-            )
-        )
+        data = {"inputId": input_id, "state": self.input_state}
+        event = msgspec.Raw(encode({"type": "input", "timestamp": NOW, "content": content, "data": data}))
         seq = attempt.seq + 1
         return [attempt.put(TaskEvents(task_id=task_id, attempt=attempt.number, first=seq, last=seq, events=(event,)))]
 

@@ -101,6 +101,14 @@ def test_thinking_is_dimmed_and_errors_are_marked():
     assert styles["✗ failed: not allowed"] == "bad"
 
 
+def test_input_that_the_agent_does_not_get_is_no_word_of_the_person_but_a_fault():
+    refused = event("input", "The agent does not get it: its work is over.", inputId="i", state="refused", code="over")
+
+    (piece,) = Story().tell(refused)
+
+    assert (piece.text, piece.style) == ("✗ The agent does not get it: its work is over.\n", "bad")
+
+
 def test_deltas_are_shown_as_they_come_on_a_terminal_and_by_lines_elsewhere():
     live, plain = Story(live=True), Story(live=False)
     texts = ["one ", "two\nthr", "ee"]
@@ -186,6 +194,7 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\rhidden\u202e"
         event("log", EVIL, level="error"),
         event("status", EVIL),
         event("input", EVIL),
+        event("input", EVIL, state="refused"),
         event("error", EVIL, code=EVIL),
         event("question", EVIL),
         event(EVIL, EVIL),
@@ -201,7 +210,7 @@ def test_nothing_an_agent_says_reaches_the_terminal_with_power(one: EventRecord)
 
 FIELDS = [
     *("id", "name", "kind", "title", "input", "ok", "exitCode", "path", "op", "diff"),
-    *("delta", "level", "code", "status", "decision", "reason", "truncated"),
+    *("delta", "level", "code", "status", "state", "decision", "reason", "truncated"),
 ]
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

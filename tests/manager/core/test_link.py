@@ -8,6 +8,7 @@ import pytest
 from manager.core.lifecycle import Cause
 from manager.core.link import BASE, FULL, Link, objection
 from manager.core.tasks import Change, Record, Spec, Verdict
+from shared_types.api import InputState
 from shared_types.codec import Malformed
 from shared_types.hosts import HostCapabilities
 from shared_types.messages import (
@@ -258,9 +259,10 @@ def test_when_the_attempt_is_right_it_is_the_connection_that_is_stale() -> None:
     assert settle(full(), span_change(), Verdict.STALE, 0, record()).is_fenced
 
 
-def input_taken(link: Link, seq: int, input_id: str) -> Change:
-    """What the link makes of a host that says: the agent has this input."""
-    event = msgspec.Raw(b'{"type":"input","timestamp":1,"data":{"inputId":"%b","state":"taken"}}' % input_id.encode())
+def input_taken(link: Link, seq: int, input_id: str, state: InputState = InputState.TAKEN) -> Change:
+    """What the link makes of a host that says: the agent has this input, or will not get it."""
+    said = {"type": "input", "timestamp": 1, "data": {"inputId": input_id, "state": state}}
+    event = msgspec.Raw(msgspec.json.encode(said))
     change = link.hear(TaskEvents(task_id="t1", attempt=2, first=seq, last=seq, events=(event,)), NOW)
     assert change is not None
     return change
@@ -270,8 +272,15 @@ def test_an_input_that_the_agent_took_is_told_once_and_with_the_commit() -> None
     link = full()
     change = input_taken(link, 1, "i1")
 
-    assert settle(link, change, Verdict.TAKEN, 1, record()).inputs == [("t1", "i1")]
+    assert settle(link, change, Verdict.TAKEN, 1, record()).inputs == [("t1", "i1", InputState.TAKEN)]
     assert settle(link, change, Verdict.AGAIN, 1, record()).inputs == []
+
+
+def test_an_input_that_the_agent_does_not_get_is_told_as_such() -> None:
+    link = full()
+    change = input_taken(link, 1, "i1", InputState.REFUSED)
+
+    assert settle(link, change, Verdict.TAKEN, 1, record()).inputs == [("t1", "i1", InputState.REFUSED)]
 
 
 def test_an_input_is_not_told_with_the_commit_of_what_was_said_before_it() -> None:
@@ -280,7 +289,7 @@ def test_an_input_is_not_told_with_the_commit_of_what_was_said_before_it() -> No
     change = input_taken(link, 2, "i1")
 
     assert settle(link, earlier, Verdict.TAKEN, 1, record()).inputs == []
-    assert settle(link, change, Verdict.TAKEN, 2, record()).inputs == [("t1", "i1")]
+    assert settle(link, change, Verdict.TAKEN, 2, record()).inputs == [("t1", "i1", InputState.TAKEN)]
 
 
 def test_a_host_that_does_not_have_the_task_cannot_say_that_its_input_was_taken() -> None:
@@ -290,7 +299,7 @@ def test_a_host_that_does_not_have_the_task_cannot_say_that_its_input_was_taken(
 
     settled = link.settle([foreign, own], [elsewhere, Became(Verdict.TAKEN, 2, record())])
 
-    assert settled.inputs == [("t1", "i2")]
+    assert settled.inputs == [("t1", "i2", InputState.TAKEN)]
 
 
 # --- full: reconciling at register ----------------------------------------------------------------------

@@ -208,6 +208,8 @@ async def test_the_plain_text_view_says_the_same_in_words(w: World):
         await run.say("hel", delta=True)
         await run.say("hello", delta=False)
         await run.say("oops", type="error", code="x")
+        await run.say("nor this", type="input", inputId="i1", state="refused")
+        await run.say("this", type="input", inputId="i2", state="taken")
         await run.end()
         heard = await client.hear_until("agent:status", status="completed")
 
@@ -217,6 +219,8 @@ async def test_the_plain_text_view_says_the_same_in_words(w: World):
     assert ("agent:stream", "hel") in plain
     assert ("agent:response", "hello") in plain
     assert ("agent:status", "oops") in plain
+    assert ("agent:status", "nor this") in plain
+    assert "this" not in [content for _, content in plain]
     assert plain[0][0] == "agent:status"
 
 

@@ -274,6 +274,26 @@ async def test_input_reaches_the_running_agent_and_is_taken_when_the_agent_has_i
         assert "input" in await h.kinds(task_id)
 
 
+async def test_input_that_the_agent_does_not_get_waits_no_more_and_is_not_said_again(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: HOLDS, input_state="refused"))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+
+        await h.tasks.input(task_id, "more", "i1")
+
+        async def is_refused() -> bool:
+            return (await h.tasks.input(task_id, "more", "i1")).state is InputState.REFUSED
+
+        await h.until_true(is_refused)
+        assert await h.store.open_inputs(task_id) == []
+        await h.cut()
+        await h.online(host)
+        await h.tasks.input(task_id, "still more", "i2")
+        await h.until_true(lambda: len(host.inputs) == 2)
+        assert host.inputs == [(task_id, "more"), (task_id, "still more")]
+
+
 async def test_input_for_a_queued_task_is_kept_until_its_agent_runs(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
         task_id = await h.submit()

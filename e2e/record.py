@@ -55,7 +55,7 @@ class Scenario:
             if event.type in waiting:
                 waiting.clear()
                 if self.say:
-                    assert driver.say("input_1", self.say)
+                    assert driver.say("input_1", self.say) is None
                 else:
                     driver.cancel()
 

@@ -11,7 +11,8 @@ The manager never decodes the body of an event that it only stores and forwards 
     tool_result  output (capped)     id, ok: bool, exitCode?, truncated?
     file_change  -                   path, op (create|update|delete), diff?
     approval     what is asked       id, tool, input, decision (allow|deny), mode, reason: answered at once
-    input        the text            inputId, state (taken)
+    input        the text            inputId, state: taken
+    input        one sentence        inputId, state: refused, code (InputRefusal): the agent will not get it
     diff         the unified diff    -
     usage        -                   inputTokens, outputTokens, cachedTokens?, costUsd?, model?  (of the attempt so far)
     error        one sentence        code, retryable: bool, fatal: bool
@@ -39,6 +40,16 @@ class EventType(StrEnum):
     QUESTION = "question"
     INPUT = "input"
     DIFF = "diff"
+
+
+class InputRefusal(StrEnum):
+    """Why an agent does not get an input. Stable: programs may compare them."""
+
+    NOT_SUPPORTED = "not_supported"  # it takes nothing but its prompt
+    OVER = "over"  # its work is over
+    CLOSED = "closed"  # it has closed its stdin
+    FULL = "full"  # too much waits for it already
+    BAD_ID = "bad_id"  # the input's id is too long to be written down
 
 
 MAX_VALUE_BYTES: Final = 64 * 1024  # longer contents are cut at the gateway and marked `truncated`

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from gateway.core.journal import ExitFacts as ExitFacts
 from gateway.core.journal import Record as Record
 from gateway.core.journal import Stream as Stream
-from shared_types.events import AgentEvent
+from shared_types.events import AgentEvent, InputRefusal
 from shared_types.tasks import PermissionMode
 
 MAX_LINE: Final = 32 * 1024 * 1024  # longer lines are cut by the driver into one `log` event
@@ -118,9 +118,9 @@ class Driver(Protocol):
         """
         ...
 
-    def say(self, input_id: str, text: str) -> bool:
-        """Follow-up input: True when it will be written (now, or when the agent can take it). False when this agent
-        takes none, or its work is over. Said twice it counts once.
+    def say(self, input_id: str, text: str) -> InputRefusal | None:
+        """Follow-up input: None when it will be written (now, or when the agent can take it), or was dealt with
+        before: said twice it counts once. A refusal counts when the journal has it, as a note of `fold.REFUSED`.
         """
         ...
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.agents.lines import plain
 from gateway.agents.loose import clean, text
-from shared_types.events import AgentEvent, EventType
+from shared_types.events import AgentEvent, EventType, InputRefusal
 
 MAX_TITLE: Final = 200
 CONTEXT: Final = 3  # lines around a change
@@ -69,6 +69,23 @@ def approval(
 def input_taken(at: int, input_id: str, content: str) -> AgentEvent:
     data = {"inputId": input_id, "state": "taken"}
     return AgentEvent(type=EventType.INPUT, timestamp=at, content=text(content), data=data)
+
+
+_REFUSALS: Final[Mapping[str, str]] = {
+    InputRefusal.NOT_SUPPORTED: "it takes no input while it works",
+    InputRefusal.OVER: "its work is over",
+    InputRefusal.CLOSED: "it reads no input any more",
+    InputRefusal.FULL: "too much waits for it already; say it again later",
+    InputRefusal.BAD_ID: "its id is too long",
+}
+
+
+def input_refused(at: int, input_id: str, code: str, content: str) -> AgentEvent:
+    """`content` is the beginning of what the agent does not get."""
+    what = f'the input "{one_line(content)}"' if content.strip() else "an input"
+    sentence = f"The agent does not get {what}: {_REFUSALS.get(code) or one_line(code) or 'nobody said why'}."
+    data = {"inputId": input_id, "state": "refused", "code": code}
+    return AgentEvent(type=EventType.INPUT, timestamp=at, content=sentence, data=data)
 
 
 def usage(at: int, used: Mapping[str, Any]) -> AgentEvent:

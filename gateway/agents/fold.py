@@ -18,7 +18,7 @@ from gateway.agents.base import End, Evidence, Launch, Record, RunSpec, Stream, 
 from gateway.agents.lines import Lines, Overlong, decode, plain
 from gateway.agents.loose import fields, parse, text
 from gateway.core.journal import MAX_KEY
-from shared_types.events import AgentEvent
+from shared_types.events import AgentEvent, InputRefusal
 
 MAX_ANSWER: Final = 1024 * 1024  # characters of one message that are kept for its final event
 MAX_NAMES: Final = 2000
@@ -29,6 +29,7 @@ MAX_CALLS: Final = 500  # tool calls without a result
 MAX_KEPT: Final = 64 * 1024  # characters of one call's arguments
 STDERR_TAIL: Final = 2000
 SAY: Final = "say:"
+REFUSED: Final = "input_refused"  # a note of the gateway's: {note, inputId, code, text}
 
 
 @dataclass(slots=True)
@@ -93,6 +94,11 @@ class ToolCalls(OrderedDict[str, ToolCall]):
             self.popitem(last=False)
 
 
+def fits_key(key: str) -> bool:
+    """Whether the journal has room for this name of a write."""
+    return "\0" not in key and len(key.encode("utf-8", "replace")) <= MAX_KEY
+
+
 def kept(arguments: Any) -> dict[str, str]:
     """The texts among a call's arguments, as far as they are short enough to be remembered until its result."""
     room, chosen = MAX_KEPT, {}
@@ -127,6 +133,7 @@ class Fold:
         self._pending: dict[str, Write] = {}  # wanted, and not in the journal yet
         self._written: set[str] = set()  # keys of ours in the journal, without those of answers
         self._says: dict[str, str] = {}  # follow-up input not in the journal yet, by input id
+        self._refused: set[str] = set()  # ids of input that the journal says the agent does not get
 
     # --- what a subclass knows ----------------------------------------------------------------------
 
@@ -169,6 +176,8 @@ class Fold:
             return [] if line is None else self._on_whole(record.stream, line)
         if record.stream is Stream.EXIT:
             return self._on_end()
+        if record.stream is Stream.NOTE:
+            return self._on_note(fields(parse(decode(record.data))))
         if record.stream is Stream.GAP:
             lost = fields(parse(decode(record.data)))
             sentence = f"{lost.get('records', '?')} records of the agent's output could not be kept"
@@ -191,6 +200,15 @@ class Fold:
         if key.startswith(SAY):
             self._says.pop(key[len(SAY) :], None)
         return self.on_written(key, data)
+
+    def _on_note(self, said: Mapping[str, Any]) -> list[AgentEvent]:
+        if said.get("note") != REFUSED:
+            return []
+        input_id = text(said.get("inputId"))
+        self._refused.add(input_id)
+        self._says.pop(input_id, None)
+        self.unwrite(f"{SAY}{input_id}")
+        return [events.input_refused(self.at, input_id, text(said.get("code")), text(said.get("text")))]
 
     def _on_end(self) -> list[AgentEvent]:
         made: list[AgentEvent] = []
@@ -232,16 +250,20 @@ class Fold:
     def to_write(self) -> list[Write]:
         return [] if self.exited else list(self._pending.values())
 
-    def say(self, input_id: str, content: str) -> bool:
-        if f"{SAY}{input_id}" in self._written or input_id in self._says:
-            return True
-        if not self.takes_input or self.exited or self.cancelling or self.is_done or len(self._says) >= MAX_SAYS:
-            return False
-        if "\0" in input_id or len(f"{SAY}{input_id}".encode("utf-8", "replace")) > MAX_KEY:
-            return False  # the journal has no room for such a name
+    def say(self, input_id: str, content: str) -> InputRefusal | None:
+        if f"{SAY}{input_id}" in self._written or input_id in self._says or input_id in self._refused:
+            return None
+        if not self.takes_input:
+            return InputRefusal.NOT_SUPPORTED
+        if self.exited or self.cancelling or self.is_done:
+            return InputRefusal.OVER
+        if len(self._says) >= MAX_SAYS:
+            return InputRefusal.FULL
+        if not fits_key(f"{SAY}{input_id}"):
+            return InputRefusal.BAD_ID
         self._says[input_id] = content
         self.said()
-        return True
+        return None
 
     def said(self) -> None:
         """There is new input in `_says`: a subclass writes it now, or when its agent can take it."""

@@ -248,8 +248,9 @@ class Crew:
             self._spawn_soon(uid, self._let_go, uid)  # adopted, and never begun
 
     def _say(self, uid: str, input_id: str | None, text: str) -> None:
-        runner = self._runners.get(uid)
-        if runner is None or not runner.say(input_id or uuid.uuid4().hex, text):
+        if (runner := self._runners.get(uid)) is not None:
+            runner.say(input_id or uuid.uuid4().hex, text)
+        else:  # not begun, or just let go: the manager keeps it for the next attempt, or has the end
             _log.warning("input.not_taken", uid=uid, input=input_id)
 
     def _prepare(self, order: Prepare) -> None:

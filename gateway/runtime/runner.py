@@ -3,6 +3,7 @@
     _mind     folds the journal as it grows: what the agent is answered, when it is done, how it ended; tells the link
     _tell     folds it a second time when the link is behind: after a long absence, or for an adopted attempt
     _write    hands the driver's writes to the keeper, each key once
+    _refuse   has the keeper write down which input the agent does not get
     _step     brings the attempt to its end, step by step (core/run.py)
 
 The journal is the truth and the keeper writes it, so all state here is a fold and dies with this process without
@@ -16,12 +17,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
+from uuid import NAMESPACE_URL, uuid5
 
 import anyio
 import msgspec
 import structlog
 
 from gateway.agents.base import Driver, ExitFacts, Record, Stream, Write
+from gateway.agents.events import one_line
+from gateway.agents.fold import REFUSED, SAY, fits_key
 from gateway.agents.outcome import Outcome, judge
 from gateway.core.coalesce import fit
 from gateway.core.journal import exit_facts
@@ -34,10 +38,12 @@ from gateway.runtime.clock import Clock
 from gateway.runtime.process import Keeper
 from gateway.runtime.spool import Spool
 from shared_types.codec import encode
-from shared_types.events import AgentEvent
+from shared_types.events import AgentEvent, InputRefusal
 from shared_types.tasks import Reason
 
 CLOSE_KEY: Final = "close"
+MAX_REFUSALS: Final = 1000  # that wait to be written down
+MAX_EXCERPT: Final = 100  # characters of a refused input: a note must be short however they are spelled
 ROOM_S: Final = 2.0  # how long minding waits for a manager that is there and slow
 
 _log = structlog.get_logger(__name__)
@@ -84,12 +90,15 @@ class Runner:
         self._todo: list[Act] = []
         self._grace_ms = GRACE_MS
         self._handed: set[str] = set()
+        self._excerpts: dict[str, str] = {}  # of input that was not handed to the keeper yet, by input id
+        self._refusals: dict[str, dict[str, str]] = {}  # notes on input that the agent does not get, to be written down
         self._was_asked = False  # to stop, by a word of its protocol
         self._is_closing = False
         self._is_broken = False  # a driver of ours failed: nothing it says counts
         self._ended = anyio.Event()
         self._forgotten = anyio.Event()
         self._work = anyio.Event()  # for _write
+        self._refusing = anyio.Event()  # for _refuse
         self._turn = anyio.Event()  # for _step
         self._room = anyio.Event()  # for _mind and _tell
 
@@ -98,11 +107,23 @@ class Runner:
 
     # --- what the crew asks ---------------------------------------------------------------------------
 
-    def say(self, input_id: str, text: str) -> bool:
-        """Follow-up input; False when this agent takes none, or its work is over."""
-        taken = self._driver.say(input_id, text)
+    def say(self, input_id: str, text: str) -> None:
+        """Follow-up input. What the agent cannot take becomes an event of its log."""
+        refusal, excerpt = self._driver.say(input_id, text), one_line(text)[:MAX_EXCERPT]
+        if refusal is not None:
+            self._refuse_soon(input_id, refusal, excerpt)
+            return
+        self._excerpts[input_id] = excerpt
+        if len(self._excerpts) > MAX_REFUSALS:
+            del self._excerpts[next(iter(self._excerpts))]
         self._work.set()
-        return taken
+
+    def _refuse_soon(self, input_id: str, code: InputRefusal, excerpt: str) -> None:
+        if len(self._refusals) >= MAX_REFUSALS:  # the manager says it again on its next connection
+            _log.warning("input.not_refused", uid=self.uid, input=input_id, code=code)
+            return
+        self._refusals.setdefault(input_id, {"note": REFUSED, "inputId": input_id, "code": code, "text": excerpt})
+        self._refusing.set()
 
     def abort(self, grace_ms: int | None) -> None:
         """Bring it to its end; with `grace_ms` 0 at once. Saying it again never slows it down."""
@@ -140,6 +161,7 @@ class Runner:
         async with anyio.create_task_group() as group:
             if keeper is not None:
                 group.start_soon(self._write, keeper)
+                group.start_soon(self._refuse, keeper)
                 group.start_soon(self._step, keeper)
             group.start_soon(self._tell, spool)
             await self._mind(spool)
@@ -282,10 +304,34 @@ class Runner:
             for write in self._unwritten():
                 self._handed.add(write.key)
                 try:
-                    await keeper.write(write.key, write.data, write.close)
+                    is_written = await keeper.write(write.key, write.data, write.close)
                 except KeeperLost as error:
                     _log.warning("attempt.not_written", uid=self.uid, key=write.key, error=str(error))
+                    continue
+                input_id = write.key.removeprefix(SAY)
+                excerpt = self._excerpts.pop(input_id, "")
+                if not is_written and write.key.startswith(SAY):
+                    self._refuse_soon(input_id, InputRefusal.CLOSED, excerpt)
             await self._work.wait()
+
+    async def _refuse(self, keeper: Keeper) -> None:
+        """What is not in the journal has not happened: a new gateway and the manager learn of it from there. Beside
+        `_write`, which may wait for an agent that does not read.
+        """
+        while True:
+            self._refusing = anyio.Event()  # before looking
+            while self._refusals:
+                input_id, facts = next(iter(self._refusals.items()))
+                key = f"{SAY}{input_id}"
+                try:
+                    is_noted = await keeper.note(key if fits_key(key) else _short(key), facts)
+                except KeeperLost as error:
+                    _log.warning("attempt.not_written", uid=self.uid, key=key, error=str(error))
+                    is_noted = False
+                if not is_noted:  # it is over: the end is all that will be said
+                    _log.warning("input.not_taken", uid=self.uid, input=input_id, code=facts["code"])
+                del self._refusals[input_id]
+            await self._refusing.wait()
 
     def _unwritten(self) -> list[Write]:
         wanted = self._driver.to_write()
@@ -325,6 +371,10 @@ class Runner:
                 await keeper.stop(act.value, self._grace_ms)
             case Act.NONE:
                 pass
+
+
+def _short(key: str) -> str:
+    return f"{SAY}{uuid5(NAMESPACE_URL, key)}"
 
 
 def _journal(spool: Spool) -> AsyncGenerator[list[Record], None]:

@@ -35,6 +35,7 @@ def do(line):
     elif word == "names": print(" ".join(sorted(os.environ)), flush=True)
     elif word == "cwd": print(os.getcwd(), flush=True)
     elif word == "touch": open(rest, "a").write("x")
+    elif word == "deaf": os.close(0); print("deaf", flush=True)
     elif word == "listen":
         for heard in sys.stdin: do(heard.rstrip("\n"))
 lines = sys.stdin if sys.argv[1:] == ["talk"] else sys.stdin.read().split("\n")

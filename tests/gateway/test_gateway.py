@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from gateway.agents.command import CommandDriver
+from gateway.agents.fold import MAX_SAYS
 from gateway.runtime import attempt as attempts
 from shared_types.messages import (
     ConfigUpdate,
@@ -326,6 +327,72 @@ async def test_follow_up_input_reaches_a_running_agent_once(manager, start):
     assert isinstance(end, TaskCompleted)
     assert end.result.output == "up\nagain\n"
     assert [event.data["inputId"] for event in attempt.events if event.type == "input"] == ["i1", "i2"]
+
+
+def refusals(attempt):
+    """Input that the agent did not get: its id and why."""
+    data = [event.data for event in attempt.events if event.type == "input" and event.data["state"] == "refused"]
+    return [(said["inputId"], said["code"]) for said in data]
+
+
+async def test_input_for_an_agent_that_takes_none_is_told_as_refused(manager, start):
+    async with start():
+        attempt = await manager.offer("t1", prompt="say up\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+        await manager.say(TaskInput(task_id="t1", content="say more", input_id="i1"))
+        await manager.wait(lambda: refusals(attempt))
+        await manager.say(TaskAbort(task_id="t1", attempt=1))
+        await manager.wait_end("t1")
+
+    assert refusals(attempt) == [("i1", "not_supported")]
+    assert 'The agent does not get the input "say more": it takes no input while it works.' in attempt.texts("input")
+
+
+async def test_input_that_was_refused_is_refused_once_whoever_says_it_again(manager, start, tmp_path):
+    async with start():
+        attempt = await manager.offer("t1", prompt=f"say up\nawait {tmp_path}/go")
+        await manager.wait(lambda: attempt.texts("message"))
+        for _ in range(2):
+            await manager.say(TaskInput(task_id="t1", content="more", input_id="i1"))
+        await manager.wait(lambda: refusals(attempt))
+
+    attempt.inbox.heard = 0  # this manager has forgotten all of it
+    attempt.events.clear()
+    async with start():
+        await manager.say(TaskInput(task_id="t1", content="more", input_id="i1"))
+        await manager.say(TaskInput(task_id="t1", content="x" * 100, input_id="\u20ac\0" * 60))
+        await manager.wait(lambda: len(refusals(attempt)) == 2)
+        (tmp_path / "go").touch()
+        assert isinstance(await manager.wait_end("t1"), TaskCompleted)
+
+    assert refusals(attempt) == [("i1", "not_supported"), ("\u20ac\0" * 60, "not_supported")]
+
+
+async def test_input_for_an_agent_that_has_closed_its_stdin_is_told_as_refused(manager, start):
+    async with start():
+        attempt = await manager.offer("t1", agent="talk", prompt="deaf\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+        await manager.say(TaskInput(task_id="t1", content="say more", input_id="i1"))
+        await manager.wait(lambda: refusals(attempt))
+        await manager.say(TaskAbort(task_id="t1", attempt=1))
+        await manager.wait_end("t1")
+
+    assert refusals(attempt) == [("i1", "closed")]
+    assert 'The agent does not get the input "say more": it reads no input any more.' in attempt.texts("input")
+
+
+async def test_input_beyond_what_may_wait_is_refused_though_the_agent_does_not_read(manager, start):
+    async with start():
+        attempt = await manager.offer("t1", agent="talk", prompt="say up\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+        await manager.say(TaskInput(task_id="t1", content="x" * 900_000, input_id="big"))
+        for number in range(MAX_SAYS + 30):
+            await manager.say(TaskInput(task_id="t1", content="x" * 200_000, input_id=f"i{number}"))
+        await manager.wait(lambda: refusals(attempt))
+        await manager.say(TaskAbort(task_id="t1", attempt=1, grace_ms=0))
+        await manager.wait_end("t1")
+
+    assert {code for _, code in refusals(attempt)} == {"full"}
 
 
 # --- lines that break, managers that are away

@@ -20,7 +20,7 @@ SHAPES: Final[dict[str, tuple[bool, dict[str, Any], dict[str, Any]]]] = {
         {"id": str, "tool": str, "input": object, "decision": str, "mode": str, "reason": str},
         {},
     ),
-    "input": (True, {"inputId": str, "state": str}, {}),
+    "input": (True, {"inputId": str, "state": str}, {"code": str}),
     "usage": (
         False,
         {"inputTokens": int, "outputTokens": int},

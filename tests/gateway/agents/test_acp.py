@@ -122,8 +122,8 @@ def test_how_a_turn_stopped_is_how_it_ended(agent: str, stop: str | None, end: E
 @each_agent
 def test_input_waits_for_the_end_of_the_turn_one_at_a_time(agent: str) -> None:
     talk = prompted(agent)
-    assert talk.driver.say("i1", "first")
-    assert talk.driver.say("i2", "second")
+    assert talk.driver.say("i1", "first") is None
+    assert talk.driver.say("i2", "second") is None
     assert talk.write() == []
 
     talk.say(answer("prompt", result={"stopReason": "end_turn"}))

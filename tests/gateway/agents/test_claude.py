@@ -6,6 +6,7 @@ import pytest
 
 from gateway.agents.base import End, Stream
 from gateway.agents.claude import ClaudeKind
+from shared_types.events import InputRefusal
 from shared_types.tasks import PermissionMode, Reason
 from tests.gateway.agents.talk import Talk, spec
 
@@ -225,7 +226,7 @@ def test_cancelling_says_so_once_and_takes_nothing_more() -> None:
 
     assert [said["request"]["subtype"] for said in talk.write()] == ["interrupt"]
     assert talk.write() == []
-    assert not talk.driver.say("i1", "more")
+    assert talk.driver.say("i1", "more") is InputRefusal.OVER
     talk.say(result(subtype="error_during_execution", is_error=True, terminal_reason="aborted_streaming", result=None))
     assert (talk.driver.evidence.end, talk.driver.is_done) == (End.CANCELLED, True)
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.agents.base import End, Record, RunSpec, StdinMode, Stream
 from gateway.agents.command import CommandAgent, CommandDriver, CommandKind
-from shared_types.events import AgentEvent
+from shared_types.events import AgentEvent, InputRefusal
 from shared_types.tasks import PermissionMode
 from tests.gateway.agents import shapes
 from tests.gateway.agents.recorded import numbered
@@ -56,7 +56,7 @@ def test_a_program_that_takes_lines_gets_the_prompt_and_then_more() -> None:
     tool = driver(input="lines")
 
     assert tool.launch().stdin_mode is StdinMode.PIPE
-    assert tool.say("i1", "and this")
+    assert tool.say("i1", "and this") is None
     assert [(write.key, write.data) for write in tool.to_write()] == [
         ("prompt", f"{PROMPT}\n".encode()),
         ("say:i1", b"and this\n"),
@@ -68,7 +68,7 @@ def test_a_program_that_takes_lines_gets_the_prompt_and_then_more() -> None:
 
 
 def test_a_program_that_takes_no_lines_takes_no_input() -> None:
-    assert not driver().say("i1", "and this")
+    assert driver().say("i1", "and this") is InputRefusal.NOT_SUPPORTED
 
 
 def test_text_is_an_answer_line_by_line_and_whole_at_the_end() -> None:

@@ -1,6 +1,9 @@
 """What every driver does with the journal."""
 
+import json
 from typing import Any
+
+import pytest
 
 from gateway.agents.base import RunSpec, Stream
 from gateway.agents.fold import (
@@ -17,7 +20,7 @@ from gateway.agents.fold import (
     ToolCalls,
     kept,
 )
-from shared_types.events import AgentEvent
+from shared_types.events import AgentEvent, InputRefusal
 from tests.gateway.agents.recorded import numbered
 from tests.gateway.agents.talk import spec
 
@@ -90,6 +93,40 @@ def test_notes_of_the_keeper_are_nothing_to_tell() -> None:
     assert hear(Echo(spec()), (Stream.NOTE, b'{"note":"spawned"}', False)) == []
 
 
+def refusal(input_id: str, code: str = "not_supported", said: str = "and this") -> tuple[Stream, bytes, bool]:
+    note = {"note": "input_refused", "inputId": input_id, "code": code, "text": said}
+    return Stream.NOTE, json.dumps(note).encode(), False
+
+
+def test_input_that_the_journal_says_is_refused_is_told_with_its_reason() -> None:
+    (event,) = hear(Echo(spec()), refusal("i1"))
+
+    assert event.type == "input"
+    assert event.content == 'The agent does not get the input "and this": it takes no input while it works.'
+    assert event.data == {"inputId": "i1", "state": "refused", "code": "not_supported"}
+
+
+@pytest.mark.parametrize("code", InputRefusal)
+def test_every_refusal_has_its_sentence(code: InputRefusal) -> None:
+    (event,) = hear(Echo(spec()), refusal("i1", code, said=""))
+
+    assert event.content is not None
+    assert event.content.startswith("The agent does not get an input: ")
+    assert f": {code}." not in event.content
+
+
+def test_refused_input_is_neither_written_nor_refused_again_and_keeps_nothing_open() -> None:
+    driver = Echo(spec())
+    driver.say("i1", "x")
+    driver.write("say:i1", b"x")
+
+    hear(driver, refusal("i1", "closed"))
+
+    assert driver.to_write() == []
+    assert driver.say("i1", "x") is None
+    assert driver._says == {}
+
+
 def test_nothing_is_written_to_what_has_ended() -> None:
     driver = Echo(spec())
     driver.write("a", b"1")
@@ -98,15 +135,15 @@ def test_nothing_is_written_to_what_has_ended() -> None:
 
     assert driver.to_write() == []
     assert driver.heard_lines == ["half"]
-    assert not driver.say("i", "text")
+    assert driver.say("i", "text") is InputRefusal.OVER
 
 
 def test_only_so_much_input_waits() -> None:
     driver = Echo(spec())
 
-    taken = [driver.say(f"i{n}", "x") for n in range(MAX_SAYS + 5)]
+    refused = [driver.say(f"i{n}", "x") for n in range(MAX_SAYS + 5)]
 
-    assert taken == [True] * MAX_SAYS + [False] * 5
+    assert refused == [None] * MAX_SAYS + [InputRefusal.FULL] * 5
 
 
 def test_what_waits_to_be_written_is_bounded_but_one_write_always_may() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from gateway.agents.base import End, StdinMode
 from gateway.agents.oneshot import KINDS
+from shared_types.events import InputRefusal
 from shared_types.tasks import PermissionMode
 from tests.gateway.agents.talk import Talk, spec
 
@@ -23,7 +24,7 @@ def test_nobody_can_speak_with_it(agent: str) -> None:
     driver = KINDS[agent].driver(spec())
 
     assert driver.to_write() == []
-    assert not driver.say("i1", "more")
+    assert driver.say("i1", "more") is InputRefusal.NOT_SUPPORTED
 
 
 @each_agent

@@ -6,6 +6,7 @@ GatewayError
 ├── NotWelcome         the manager's: refused for now; try again every 5 minutes
 ├── LinkLost           the world's: no connection to the manager; dial again
 ├── CannotRun          the task's: refused with a stable reason; nothing was spawned
+├── NoAnswer           the world's: a file system that does not answer in time
 ├── AlreadyStarted     ours: an attempt is started at most once; adopt it instead
 └── KeeperLost         the world's: the keeper of an attempt is gone
 """
@@ -42,6 +43,10 @@ class CannotRun(GatewayError):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+class NoAnswer(GatewayError):
+    """A file system does not answer in time."""
 
 
 class AlreadyStarted(GatewayError):

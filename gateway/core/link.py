@@ -5,7 +5,7 @@
     opened(greeting)                     next_frame(now)   the one message to write now, most urgent first
     heard(message)                       next_at()         when to ask again, if nothing happens before
     closed()                             orders()          what the manager wants of this host
-    accept, refuse, started, tell, ended, beat
+    consider, accept, refuse, started, tell, ended, beat
 
 runtime/uplink.py owns the socket and calls the left side; runtime/crew.py carries out the orders. A frame is
 pulled only when the socket can take it, so what waits here is the send queue, and `room` bounds it.
@@ -229,7 +229,7 @@ class Link:
             # Two attempts of one task never run at the same time: the old one goes first, this one comes again.
             self._unwanted(line)
             self.refuse(task.task_id, attempt, Reason.NO_FREE_SLOT, "an older attempt of this task is still here")
-        elif attempt is not None and not line.begun:
+        elif attempt is not None and not line.begun and line.accepted:
             self._urgent.append(TaskAccepted(task_id=task.task_id, attempt=attempt))
 
     def _abort(self, message: TaskAbort) -> None:
@@ -250,7 +250,7 @@ class Link:
         if line is None:
             # Prepared on an earlier connection, or never: whoever waits for it must hear that it will not run.
             self.refuse(task_id, attempt, Reason.NO_FREE_SLOT, "its place on this host was given back")
-        elif not line.begun:
+        elif not line.begun and line.accepted:
             line.begun = True
             self._orders.append(Start(line.uid))
 
@@ -274,13 +274,20 @@ class Link:
 
     # what happened: on this host
 
-    def accept(self, uid: str, task_id: str, attempt: int | None, *, at_once: bool = False) -> None:
-        """The attempt is prepared and has its place in the conversation."""
-        line = Line(uid, task_id, attempt, begun=at_once, wanted=self.phase is Phase.TALKING)
-        self._lines[uid] = line
+    def consider(self, uid: str, task_id: str, attempt: int | None, *, at_once: bool = False) -> None:
+        """The attempt has its place in the conversation, and this host looks whether it can run it: `accept` or
+        `spawn_failed` follows, unless the line breaks or somebody thinks better of it (`Dismiss`, `Abort`, `Stop`).
+        """
+        wanted = self.phase is Phase.TALKING
+        self._lines[uid] = Line(uid, task_id, attempt, begun=at_once, accepted=False, wanted=wanted)
         self._turns.append(uid)
-        if attempt is not None and not at_once:
-            self._urgent.append(TaskAccepted(task_id=task_id, attempt=attempt))
+
+    def accept(self, uid: str) -> None:
+        """The attempt is prepared."""
+        line = self._lines[uid]
+        line.accepted = True
+        if line.attempt is not None and not line.begun:
+            self._urgent.append(TaskAccepted(task_id=line.task_id, attempt=line.attempt))
 
     def refuse(self, task_id: str, attempt: int | None, reason: str, detail: str) -> None:
         """Nothing was spawned and nothing will be."""
@@ -309,7 +316,7 @@ class Link:
         self._turns.append(uid)
 
     def spawn_failed(self, uid: str, reason: str, detail: str) -> None:
-        """It was to be started and could not: nothing ran."""
+        """It was considered, or to be started, and cannot be: nothing ran."""
         if (line := self._lines.get(uid)) is None:
             return
         if line.attempt is None:  # a base manager learns of it by an end, now or when it is back

@@ -1,12 +1,14 @@
 """Every attempt on this host and its runner; carries out what the link says the manager wants.
 
+    offered    looked at: whether its directory is there and allowed, which a dead file system may take long to tell
     prepared   accepted, nothing spawned: forgotten when the line breaks or no word to start comes
     runner     started, or adopted from an earlier gateway: lives until the manager has its end
 
-`obey` never waits: an order is carried out before the next message is read, so what is accepted is accepted on the
-connection that offered it. What takes time is a runner's, in the crew's own task group.
+`obey` never waits: an order is carried out before the next message is read. What takes time has a task in the crew's
+own group: the look at an offer, which ends with its connection, so that what is accepted is accepted on the connection
+that offered it; and the life of a runner.
 
-Invariant: at most `slots` attempts are prepared or alive, whatever the manager believes.
+Invariant: at most `slots` attempts are offered, prepared or alive, whatever the manager believes.
 """
 
 import errno
@@ -14,14 +16,16 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
+from anyio import CancelScope
 from anyio.abc import TaskGroup, TaskStatus
 
 from gateway.agents.base import AgentKind, Driver, Launch, RunSpec
@@ -43,24 +47,29 @@ from gateway.core.policy import Policy
 from gateway.core.run import GRACE_MS, Act
 from gateway.core.slots import Room as SlotRoom
 from gateway.core.slots import admit
-from gateway.errors import AlreadyStarted, CannotRun, KeeperLost
+from gateway.errors import AlreadyStarted, CannotRun, KeeperLost, NoAnswer
 from gateway.runtime import attempt, kept, workspace
 from gateway.runtime.clock import Clock
 from gateway.runtime.inventory import Inventory
 from gateway.runtime.kept import Kept
 from gateway.runtime.process import Keeper, KeeperSpec
 from gateway.runtime.runner import Runner
+from gateway.runtime.scouts import Scouts
 from gateway.runtime.spool import Spool
 from gateway.runtime.vitals import VitalSigns
 from shared_types.hosts import EffectiveConfig, HostCapabilities, canonical_agent
 from shared_types.messages import PROTOCOL, Register
 from shared_types.tasks import PermissionMode, Reason, TaskRequest
 
+LOOK_S: Final = 5.0  # for a task's directory: longer than a disk that sleeps, shorter than managers wait for an answer
+EARLY: Final = 100  # inputs for an attempt that is only looked at
 ACCEPTED_S: Final = 120.0  # no word to start for so long: the manager has forgotten what we accepted
 KEEP_HOUSE_S: Final = 1.0
 TMP: Final = "tmp"
 _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][\w./:@-]{0,127}")
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +107,14 @@ class Prepared:
     at: float = field(compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is looked at. `inputs` are for its agent, should there be one."""
+
+    scope: CancelScope = field(default_factory=CancelScope)
+    inputs: list[tuple[str | None, str]] = field(default_factory=list)
+
+
 class Crew:
     """`home` holds the attempts. `nudge` tells the uplink that there may be something to say."""
 
@@ -122,13 +139,16 @@ class Crew:
         self._inventory = inventory
         self._vitals = vitals
         self._clock = clock
+        self._scouts = Scouts()
+        self._offers: dict[str, Offer] = {}
         self._prepared: dict[str, Prepared] = {}
         self._runners: dict[str, Runner] = {}
         self._group: TaskGroup | None = None
         self._quieter = anyio.Event()
 
     def __repr__(self) -> str:
-        return f"<Crew prepared={len(self._prepared)} runners={len(self._runners)} alive={self.alive}>"
+        waiting = len(self._offers) + len(self._prepared)
+        return f"<Crew waiting={waiting} runners={len(self._runners)} alive={self.alive}>"
 
     # --- what others ask ------------------------------------------------------------------------------
 
@@ -172,7 +192,7 @@ class Crew:
 
     async def wait_idle(self) -> None:
         """Until no attempt is left whose end the manager does not have."""
-        while self._runners or self._prepared:
+        while self._runners or self._prepared or self._offers:
             await self._quieter.wait()
 
     # --- its life -------------------------------------------------------------------------------------
@@ -218,8 +238,11 @@ class Crew:
                     self._start(uid)
                 case Dismiss(uid=uid):
                     self._prepared.pop(uid, None)
+                    self._withdraw(uid)
                 case Abort(uid=uid, reason=reason, grace_ms=grace_ms):
                     _log.info("attempt.abort", uid=uid, reason=reason)
+                    if self._withdraw(uid):
+                        self._link.spawn_failed(uid, Reason.ABORTED_BY_USER, "stopped before it was started")
                     self._each(uid, partial(Runner.abort, grace_ms=grace_ms))
                 case Input(uid=uid, input_id=input_id, text=text):
                     self._say(uid, input_id, text)
@@ -241,15 +264,23 @@ class Crew:
         if (runner := self._runners.get(uid)) is not None:
             do(runner)
 
+    def _withdraw(self, uid: str) -> bool:
+        """Nobody wants to know any more whether this offer can be taken. False: it is none."""
+        if (offer := self._offers.pop(uid, None)) is not None:
+            offer.scope.cancel()
+        return offer is not None
+
     def _forget(self, uid: str) -> None:
         if uid in self._runners:
             self._runners[uid].forget()
-        else:
+        elif not self._withdraw(uid):
             self._spawn_soon(uid, self._let_go, uid)  # adopted, and never begun
 
     def _say(self, uid: str, input_id: str | None, text: str) -> None:
         if (runner := self._runners.get(uid)) is not None:
             runner.say(input_id or uuid.uuid4().hex, text)
+        elif (offer := self._offers.get(uid)) is not None and len(offer.inputs) < EARLY:
+            offer.inputs.append((input_id, text))
         else:  # not begun, or just let go: the manager keeps it for the next attempt, or has the end
             _log.warning("input.not_taken", uid=uid, input=input_id)
 
@@ -262,21 +293,51 @@ class Crew:
             self._link.refuse(task.task_id, order.attempt, error.reason, error.detail)
             return
         uid = prepared.kept.uid
-        self._prepared[uid] = prepared
-        self._link.accept(uid, task.task_id, order.attempt, at_once=order.at_once)
-        if order.at_once:
-            self._start(uid)
+        self._offers[uid] = Offer()
+        self._link.consider(uid, task.task_id, order.attempt, at_once=order.at_once)
+        self._spawn_soon(uid, self._consider, prepared, self._offers[uid], order.at_once)
+
+    async def _consider(self, prepared: Prepared, offer: Offer, at_once: bool) -> None:
+        """Accepts or refuses, unless the offer is withdrawn first."""
+        this = prepared.kept
+        try:
+            with offer.scope:
+                look = partial(workspace.working_directory, this.cwd, self._rules.cwd, self._rules.roots)
+                this = msgspec.structs.replace(this, cwd=str(await self._look(this.cwd, look)))
+        except CannotRun as error:
+            if self._offers.pop(this.uid, None) is not None:
+                _log.info("attempt.refused", task=this.task_id, reason=error.reason, detail=error.detail)
+                self._link.spawn_failed(this.uid, error.reason, error.detail)
+        else:
+            if self._offers.pop(this.uid, None) is not None:
+                self._prepared[this.uid] = replace(prepared, kept=this, at=self._clock.monotonic())
+                self._link.accept(this.uid)
+                if at_once:
+                    self._start(this.uid)
+                for input_id, text in offer.inputs:
+                    self._say(this.uid, input_id, text)
+        self._note_quiet()
+        self.nudge()
+
+    async def _look(self, cwd: str, look: Callable[[], T]) -> T:
+        """Raises CannotRun, also when nothing answers."""
+        try:
+            return await self._scouts.look(look, LOOK_S)
+        except NoAnswer as error:
+            detail = f"the file system of {cwd or self._rules.cwd} does not answer on this host: {error}"
+            raise CannotRun(Reason.CWD_MISSING, detail) from error
 
     def _ready(self, order: Prepare) -> Prepared:
-        """Everything that can be known before the start is checked here. Raises CannotRun."""
+        """Everything that can be known at once is checked here. Raises CannotRun."""
         task = order.task
         uid = order.uid or f"base-{uuid.uuid4().hex}"
-        if not _UID.fullmatch(uid) or attempt.directory(self._home, uid).exists():
+        is_used = uid in self._offers or uid in self._prepared or uid in self._runners
+        if not _UID.fullmatch(uid) or is_used or attempt.directory(self._home, uid).exists():
             raise CannotRun(Reason.SPAWN_FAILED, "the attempt's name is none, or was used before")
         agent = canonical_agent(task.agent_type)
         found, kind = self._inventory.found.get(agent), self._inventory.kinds.get(agent)
         room = SlotRoom(
-            used=len(self._prepared) + self.alive,
+            used=len(self._offers) + len(self._prepared) + self.alive,
             slots=self.effective.max_concurrent,
             draining=self.effective.draining,
             free_bytes=self._vitals.free_bytes,
@@ -289,14 +350,13 @@ class Crew:
             raise CannotRun(Reason.SPAWN_FAILED, f"{task.model[:128]!r} is not a model's name")
         task_env = task.env or {}
         environment.check(task_env, self._rules.task_env)
-        cwd = workspace.working_directory(task.cwd, self._rules.cwd, self._rules.roots)
         this = Kept(
             uid=uid,
             task_id=task.task_id,
             attempt=order.attempt,
             agent=agent,
             prompt=task.prompt,
-            cwd=str(cwd),
+            cwd=task.cwd,
             executable=found.path,
             session_uuid=str(uuid.uuid4()),
             model=task.model,
@@ -345,7 +405,8 @@ class Crew:
     def _nudge(self) -> None:
         self.nudge()
 
-    def _driver(self, this: Kept, kind: AgentKind) -> Driver:
+    def _driver(self, this: Kept, kind: AgentKind, instructions: str = "") -> Driver:
+        """`instructions` are for its launch; what it makes of the journal does not depend on them."""
         return kind.driver(
             RunSpec(
                 task_id=this.task_id,
@@ -358,7 +419,7 @@ class Crew:
                 version=this.version,
                 is_root=os.geteuid() == 0,
                 host_env=self._host_env(kind),
-                instructions=workspace.instructions(Path(this.cwd), kind.instruction_files),
+                instructions=instructions,
             )
         )
 
@@ -389,12 +450,13 @@ class Crew:
 
     async def _keeper_spec(self, prepared: Prepared) -> KeeperSpec:
         """With everything on disk that the agent begins with."""
-        this = prepared.kept
-        cwd = workspace.working_directory(this.cwd, self._rules.cwd, self._rules.roots)
-        path = attempt.make(self._home, this.uid)
-        private = path / attempt.PRIVATE
-        launch = self._driver(this, prepared.kind).launch()
-        await anyio.to_thread.run_sync(_lay_out, path, this, launch)
+        this, rules, names = prepared.kept, self._rules, prepared.kind.instruction_files
+        cwd, instructions = await self._look(
+            this.cwd, partial(workspace.enter, this.cwd, rules.cwd, rules.roots, names)
+        )
+        launch = self._driver(this, prepared.kind, instructions).launch()
+        private = attempt.directory(self._home, this.uid) / attempt.PRIVATE
+        await anyio.to_thread.run_sync(_lay_out, self._home, this, launch)
         env = environment.build(
             self._inventory.environment(prepared.kind),
             prepared.task_env,
@@ -405,7 +467,7 @@ class Crew:
             argv=tuple(_located(word, private) for word in launch.argv),
             env=env,
             cwd=str(cwd),
-            roots=tuple(map(str, self._rules.roots)),
+            roots=tuple(map(str, workspace.nearest_first(rules.roots, cwd))),
             stdin_mode=launch.stdin_mode,
             stdin=launch.stdin,
             stdout_to_file=launch.stdout_to_file,
@@ -461,6 +523,8 @@ class Crew:
             await do(*args)
         except Exception:
             _log.exception("attempt.broken", uid=uid)
+            if self._withdraw(uid):
+                self._link.spawn_failed(uid, Reason.SPAWN_FAILED, "The gateway failed at this attempt; see its log.")
             self._runners.pop(uid, None)
             await attempt.sweep(uid)  # its keeper ends with it
             if self._link.told(uid) is None:
@@ -496,8 +560,9 @@ def _located(text: str, private: Path) -> str:
     return text.replace("{private}", str(private))
 
 
-def _lay_out(path: Path, this: Kept, launch: Launch) -> None:
+def _lay_out(home: Path, this: Kept, launch: Launch) -> None:
     """Everything on disk that an attempt begins with."""
+    path = attempt.make(home, this.uid)
     kept.write(path, this)
     private = path / attempt.PRIVATE
     (private / TMP).mkdir(mode=0o700, exist_ok=True)

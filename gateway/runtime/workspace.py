@@ -1,8 +1,10 @@
 """Where a task works: its directory, checked against the roots of this host after symlinks are resolved, and what
 the repository there tells an agent.
 
-The check is made when a task is offered and once more right before it is started; between that and the start of
-the agent nothing of ours waits.
+The check is made when a task is offered and once more right before it is started; the keeper makes it a third time,
+of the directory that it has opened.
+
+Everything here asks file systems that may be a network's, and blocks for as long as they do: it is for threads.
 """
 
 import os
@@ -18,6 +20,17 @@ MAX_INSTRUCTIONS: Final = 128 * 1024
 MAX_NAMED: Final = 3  # allowed roots in a refusal
 
 
+def enter(wanted: str, default: Path, roots: Sequence[Path], names: Sequence[str]) -> tuple[Path, str]:
+    """`working_directory`, and the `instructions` in it."""
+    real = working_directory(wanted, default, roots)
+    return real, instructions(real, names)
+
+
+def nearest_first(roots: Sequence[Path], path: Path) -> list[Path]:
+    """Those that `path` is in by its name alone go first: no other need be looked at, which may be one that hangs."""
+    return sorted(roots, key=lambda root: not path.is_relative_to(root))
+
+
 def working_directory(wanted: str, default: Path, roots: Sequence[Path]) -> Path:
     """The real directory that `wanted` names; `default` when it names none. Raises CannotRun."""
     path = Path(wanted) if wanted else default
@@ -25,7 +38,7 @@ def working_directory(wanted: str, default: Path, roots: Sequence[Path]) -> Path
         raise CannotRun(Reason.CWD_NOT_ALLOWED, f"{wanted!r} is not an absolute path")
     # Whether something is there is told only inside the roots: outside, everything is equally not allowed.
     real = Path(os.path.realpath(path))
-    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+    if not any(real.is_relative_to(os.path.realpath(root)) for root in nearest_first(roots, real)):
         allowed = ", ".join(map(str, roots[:MAX_NAMED])) + (", ..." if len(roots) > MAX_NAMED else "")
         raise CannotRun(Reason.CWD_NOT_ALLOWED, f"{wanted} is not inside what this host allows: {allowed or 'nothing'}")
     if not os.path.isdir(real):  # unlike a Path's own, it knows no error: too long a name is no directory either

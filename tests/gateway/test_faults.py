@@ -1,13 +1,15 @@
 """One attempt's bad luck is that attempt's: the gateway and everything else on the host go on."""
 
 import os
+from threading import Event
 
 import anyio
 import pytest
 
 from gateway.agents.command import CommandDriver
 from gateway.runtime import attempt as attempts
-from shared_types.messages import TaskAbort, TaskCompleted
+from gateway.runtime import crew, workspace
+from shared_types.messages import Heartbeat, Ping, TaskAbort, TaskCompleted, TaskFailed, TaskInput
 from tests.fakes.attempts import survivors, wait_until
 
 
@@ -51,6 +53,140 @@ async def test_a_damaged_directory_of_an_earlier_attempt_does_not_keep_the_gatew
         assert isinstance(await manager.wait_end("after"), TaskCompleted)
         with anyio.fail_after(25):
             await wait_until(lambda: attempts.found(home) == [])
+
+
+class DeadDisk:
+    """A file system that answers nobody until it is `back`; `asked` is set when somebody waits for it."""
+
+    def __init__(self, monkeypatch, name):
+        self.back, self.asked = Event(), Event()
+        look = getattr(workspace, name)
+
+        def wait(*args):
+            if str(args[0]).endswith("/dead"):
+                self.asked.set()
+                self.back.wait()
+            return look(*args)
+
+        monkeypatch.setattr(workspace, name, wait)
+
+    async def wait_asked(self):
+        await wait_until(self.asked.is_set)
+
+
+@pytest.fixture
+def dead_disk(monkeypatch, tmp_path):
+    (tmp_path / "work" / "dead").mkdir()
+    disk = DeadDisk(monkeypatch, "working_directory")
+    yield disk
+    disk.back.set()
+
+
+async def the_gateway_answers(manager):
+    before = len(manager.said(Heartbeat))
+    await manager.say(Ping())
+    await manager.wait(lambda: len(manager.said(Heartbeat)) > before)
+
+
+async def test_a_directory_that_does_not_answer_is_refused_and_holds_nobody_up(
+    manager, start, tmp_path, monkeypatch, dead_disk
+):
+    monkeypatch.setattr(crew, "LOOK_S", 0.5)
+    async with start():
+        attempt = await manager.offer("t1", cwd=str(tmp_path / "work" / "dead"))
+        await dead_disk.wait_asked()
+        await the_gateway_answers(manager)
+        assert attempt.refused is None
+        await the_host_still_works(manager)
+        await manager.wait(lambda: attempt.refused)
+
+    assert attempt.refused.reason == "cwd_missing"
+    assert attempt.refused.details == (
+        f"the file system of {tmp_path / 'work' / 'dead'} does not answer on this host: no answer within 0.5 s"
+    )
+    assert not attempt.accepted
+
+
+async def test_a_directory_that_dies_between_offer_and_start_fails_the_start_and_holds_nobody_up(
+    manager, start, tmp_path, monkeypatch
+):
+    (tmp_path / "work" / "dead").mkdir()
+    disk = DeadDisk(monkeypatch, "enter")
+    monkeypatch.setattr(crew, "LOOK_S", 0.5)
+    async with start() as gateway:
+        attempt = await manager.offer("t1", prompt="say x", cwd=str(tmp_path / "work" / "dead"))
+        await disk.wait_asked()
+        await the_gateway_answers(manager)
+        await manager.wait(lambda: attempt.refused)
+        await wait_until(lambda: gateway.crew.alive == 0)
+        await the_host_still_works(manager)
+        disk.back.set()
+
+    assert attempt.accepted
+    assert attempt.refused.reason == "cwd_missing"
+    assert attempt.started == []
+
+
+async def test_an_offer_ends_with_its_connection_however_long_it_is_looked_at(manager, start, tmp_path, dead_disk):
+    async with start(GATEWAY_MAX_CONCURRENT="1") as gateway:
+        attempt = await manager.offer("t1", cwd=str(tmp_path / "work" / "dead"))
+        await dead_disk.wait_asked()
+        second = await manager.offer("t2")
+        await manager.wait(lambda: second.refused)
+        assert second.refused.reason == "no_free_slot"
+        manager.cut()
+        await manager.wait_connected(2)
+        with anyio.fail_after(10):
+            await gateway.crew.wait_idle()
+        dead_disk.back.set()
+        await manager.offer("after", prompt="say fine")
+        assert isinstance(await manager.wait_end("after"), TaskCompleted)
+
+    assert (attempt.accepted, attempt.refused) == (False, None)
+    assert manager.greetings[1].running == ()
+
+
+async def test_an_offer_that_is_aborted_while_it_is_looked_at_is_given_back_at_once(
+    manager, start, tmp_path, dead_disk
+):
+    async with start() as gateway:
+        attempt = await manager.offer("t1", cwd=str(tmp_path / "work" / "dead"))
+        await dead_disk.wait_asked()
+        await manager.say(TaskAbort(task_id="t1", attempt=1))
+        await manager.wait(lambda: attempt.refused)
+        with anyio.fail_after(10):
+            await gateway.crew.wait_idle()
+
+    assert attempt.refused.reason == "aborted_by_user"
+    assert not attempt.accepted
+
+
+async def test_in_base_what_is_said_while_a_directory_is_looked_at_is_not_lost(manager, start, tmp_path, dead_disk):
+    manager.dialect = 1
+    async with start():
+        attempt = await manager.offer("t1", agent="talk", prompt="listen", cwd=str(tmp_path / "work" / "dead"))
+        await dead_disk.wait_asked()
+        await manager.say(TaskInput(task_id="t1", content="say heard"))
+        await manager.say(TaskInput(task_id="t1", content="exit 0"))
+        await the_gateway_answers(manager)
+        manager.cut()
+        await manager.wait_connected(2)
+        dead_disk.back.set()
+        end = await manager.wait_end("t1")
+
+        dead_disk.back.clear()
+        dead_disk.asked.clear()
+        stopped = await manager.offer("t2", cwd=str(tmp_path / "work" / "dead"), prompt="say never")
+        await dead_disk.wait_asked()
+        await manager.say(TaskAbort(task_id="t2"))
+        other = await manager.wait_end("t2")
+        dead_disk.back.set()
+
+    assert isinstance(end, TaskCompleted)
+    assert end.result.output == "heard\n"
+    assert attempt.texts("input") == ["say heard", "exit 0"]
+    assert stopped.texts("message") == []
+    assert isinstance(other, TaskFailed)
 
 
 async def test_a_fault_of_ours_ends_its_attempt_and_leaves_nothing_of_it(manager, start, home, monkeypatch):

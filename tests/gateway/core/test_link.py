@@ -100,7 +100,8 @@ def base(link):
 def running(link, uid="u1", task_id="t1", attempt=1):
     """An attempt of the full dialect that was accepted, started and said so."""
     link.heard(TaskExecute(task=task(task_id), attempt=attempt, uid=uid))
-    link.accept(uid, task_id, attempt)
+    link.consider(uid, task_id, attempt)
+    link.accept(uid)
     link.heard(TaskStart(task_id=task_id, attempt=attempt))
     link.started(uid, 42, "")
     frames(link)
@@ -109,7 +110,8 @@ def running(link, uid="u1", task_id="t1", attempt=1):
 
 def in_base(link, uid="u1", task_id="t1"):
     link.heard(TaskExecute(task=task(task_id)))
-    link.accept(uid, task_id, None, at_once=True)
+    link.consider(uid, task_id, None, at_once=True)
+    link.accept(uid)
     link.orders()
 
 
@@ -171,7 +173,8 @@ def test_a_second_welcome_changes_nothing(full):
 def test_an_attempt_is_prepared_accepted_then_started(full):
     full.heard(TaskExecute(task=task(), attempt=1, uid="u1"))
     assert full.orders() == [Prepare(task(), 1, "u1", at_once=False)]
-    full.accept("u1", "t1", 1)
+    full.consider("u1", "t1", 1)
+    full.accept("u1")
     assert frames(full) == [TaskAccepted(task_id="t1", attempt=1)]
 
     full.heard(TaskStart(task_id="t1", attempt=1))
@@ -188,12 +191,50 @@ def test_a_start_said_twice_starts_once(full):
 
 def test_an_offer_said_twice_is_accepted_again_and_prepared_once(full):
     full.heard(TaskExecute(task=task(), attempt=1, uid="u1"))
-    full.accept("u1", "t1", 1)
+    full.consider("u1", "t1", 1)
+    full.accept("u1")
     frames(full), full.orders()
     full.heard(TaskExecute(task=task(), attempt=1, uid="u1"))
 
     assert frames(full) == [TaskAccepted(task_id="t1", attempt=1)]
     assert full.orders() == []
+
+
+def considered(link):
+    link.heard(TaskExecute(task=task(), attempt=1, uid="u1"))
+    link.consider("u1", "t1", 1)
+    frames(link), link.orders()
+
+
+def test_what_is_still_looked_at_is_neither_accepted_nor_started_whatever_is_said_of_it(full):
+    considered(full)
+
+    full.heard(TaskExecute(task=task(), attempt=1, uid="u1"))
+    full.heard(TaskStart(task_id="t1", attempt=1))
+    assert (frames(full), full.orders(), full.running()) == ([], [], ())
+    full.accept("u1")
+
+    assert frames(full) == [TaskAccepted(task_id="t1", attempt=1)]
+
+
+def test_what_was_looked_at_in_vain_is_refused(full):
+    considered(full)
+
+    full.spawn_failed("u1", "cwd_missing", "there is none")
+
+    assert frames(full) == [TaskRefused(task_id="t1", attempt=1, reason="cwd_missing", details="there is none")]
+    assert full.told("u1") is None
+
+
+def test_what_is_looked_at_while_the_line_breaks_or_is_aborted_is_dismissed(full):
+    considered(full)
+    full.heard(TaskAbort(task_id="t1", attempt=1))
+    assert full.orders() == [Dismiss("u1")]
+    assert [frame.reason for frame in frames(full)] == ["aborted_by_user"]
+
+    considered(full)
+    full.closed()
+    assert full.orders() == [Dismiss("u1")]
 
 
 def test_a_start_of_something_that_was_not_prepared_is_refused(full):
@@ -212,7 +253,8 @@ def test_a_newer_attempt_is_not_begun_beside_an_older_one(full):
 
 
 def test_what_was_accepted_and_not_started_is_given_back_when_the_line_breaks(full):
-    full.accept("u1", "t1", 1)
+    full.consider("u1", "t1", 1)
+    full.accept("u1")
     full.closed()
 
     assert full.orders() == [Dismiss("u1")]
@@ -227,7 +269,8 @@ def test_what_was_started_is_named_in_every_greeting(full):
 
 
 def test_an_abort_before_the_start_is_a_refusal(full):
-    full.accept("u1", "t1", 1)
+    full.consider("u1", "t1", 1)
+    full.accept("u1")
     frames(full)
     full.heard(TaskAbort(task_id="t1", attempt=1))
 
@@ -265,7 +308,8 @@ def test_a_spawn_that_failed_is_a_refusal(full):
 
 
 def test_an_acceptance_that_nobody_takes_up_is_given_back(full):
-    full.accept("u1", "t1", 1)
+    full.consider("u1", "t1", 1)
+    full.accept("u1")
     frames(full)
     full.give_back("u1")
 
@@ -508,7 +552,8 @@ def test_in_base_a_task_is_run_at_once(base):
     base.heard(TaskExecute(task=task()))
 
     assert base.orders() == [Prepare(task(), None, None, at_once=True)]
-    base.accept("u1", "t1", None, at_once=True)
+    base.consider("u1", "t1", None, at_once=True)
+    base.accept("u1")
     assert frames(base) == []
 
 

@@ -182,7 +182,7 @@ class Host:
 
     def __init__(self, random):
         self.random, self.journals, self.link = random, {}, Link("h")
-        self.accepted, self.starts = {}, []
+        self.considered, self.accepted, self.starts = {}, {}, []
         self.said_again, self._said = 0, {}
 
     def next_frame(self, now):
@@ -194,7 +194,7 @@ class Host:
         return frame
 
     def crash(self):
-        self.link, self.accepted = Link("h"), {}
+        self.link, self.considered, self.accepted = Link("h"), {}, {}
         for uid, journal in self.journals.items():
             self.link.adopt(uid, journal.task_id, journal.attempt)
             self.link.grown(uid, journal.written)
@@ -212,8 +212,8 @@ class Host:
                     if self.random.random() < 0.05:
                         self.link.refuse(task.task_id, attempt, "no_free_slot", "full")
                     else:
-                        self.accepted[uid] = (task.task_id, attempt)
-                        self.link.accept(uid, task.task_id, attempt)
+                        self.considered[uid] = (task.task_id, attempt)
+                        self.link.consider(uid, task.task_id, attempt)
                 case Start(uid=uid):
                     task_id, attempt = self.accepted.pop(uid)
                     records = [events_of(uid, seq, self.random) for seq in range(1, self.random.randint(1, 30))]
@@ -221,11 +221,18 @@ class Host:
                     self.starts.append(uid)
                     self.link.started(uid, 1, "")
                 case Dismiss(uid=uid):
-                    self.accepted.pop(uid)
+                    (self.considered if uid in self.considered else self.accepted).pop(uid)
                 case Stop(uid=uid) | Forget(uid=uid):
                     del self.journals[uid]
 
     def run(self, now):
+        for uid in [uid for uid in self.considered if self.random.random() < 0.3]:
+            what = self.considered.pop(uid)
+            if self.random.random() < 0.05:
+                self.link.spawn_failed(uid, "cwd_missing", "there is no such directory")
+            else:
+                self.accepted[uid] = what
+                self.link.accept(uid)
         for uid, journal in self.journals.items():
             journal.written = min(len(journal.records), journal.written + self.random.randint(0, 4))
             self.link.grown(uid, journal.written)
@@ -336,7 +343,8 @@ def play_base(seed):
     request = TaskRequest(task_id="t", prompt="p", cwd="/", agent_type="x")
     link.heard(TaskExecute(task=request))
     (order,) = link.orders()
-    link.accept("u", order.task.task_id, order.attempt, at_once=order.at_once)
+    link.consider("u", order.task.task_id, order.attempt, at_once=order.at_once)
+    link.accept("u")
     link.started("u", 1, "")
     for _ in range(2000):
         now += 0.01

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from gateway.errors import CannotRun
-from gateway.runtime.workspace import instructions, working_directory
+from gateway.runtime.workspace import instructions, nearest_first, working_directory
 
 
 @pytest.fixture
@@ -37,6 +37,16 @@ def test_a_root_may_itself_be_a_link(root, tmp_path):
     (tmp_path / "alias").symlink_to(root)
 
     assert working_directory(str(tmp_path / "alias" / "project"), root, [tmp_path / "alias"]) == root / "project"
+
+
+def test_a_root_that_hangs_is_not_asked_about_a_directory_in_another(root, tmp_path, monkeypatch):
+    asked, realpath = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(str(path)) or realpath(path))
+
+    working_directory(str(root / "project"), root, [tmp_path / "hangs", root])
+
+    assert str(tmp_path / "hangs") not in asked
+    assert nearest_first([tmp_path / "hangs", root], root / "project") == [root, tmp_path / "hangs"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
     one task group    crew.run        runners, one for each attempt
                       uplink.run      the socket to the manager
                       inventory.watch, vitals.watch
+                      notifier.run     signs of life for a service manager
                       _obey_signals   cancels the group, and so ends the gateway
 
 How it ends
@@ -41,12 +42,14 @@ from gateway.runtime import logs
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.crew import Crew, Identity, Rules
 from gateway.runtime.inventory import Inventory
+from gateway.runtime.notify import Notifier
 from gateway.runtime.uplink import Uplink, is_loopback
 from gateway.runtime.vitals import VitalSigns
 from gateway.settings import Settings, load
 from shared_types import __version__
 
 STOP_S: Final = 30.0
+LEAVE_S: Final = 10.0  # what it takes to hang up and go
 EX_OK, EX_BUSY, EX_REVOKED, EX_CONFIG = 0, 75, 77, 78
 
 _log = structlog.get_logger(__name__)
@@ -100,10 +103,15 @@ class Gateway:
     uplink: Uplink
     inventory: Inventory
     vitals: VitalSigns
+    notifier: Notifier
 
     async def live(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Until it is cancelled. Raises Revoked. `started` when it is about to dial."""
+        """Until it is cancelled. Raises Revoked. `started` when it is about to dial: what an earlier gateway left is
+        minded again by then. For a service manager we are ready, too: a manager that is away is not this host's
+        fault, and to be started again would not bring it back.
+        """
         async with anyio.create_task_group() as group:
+            group.start_soon(self.notifier.run)
             await self.inventory.look()
             await self.vitals.look()
             await group.start(self.crew.run)
@@ -111,6 +119,7 @@ class Gateway:
             group.start_soon(self.inventory.watch)
             group.start_soon(self.vitals.watch)
             group.start_soon(self.uplink.run)
+            self.notifier.say("READY=1", "STATUS=minds its agents and keeps in touch with the manager")
             task_status.started()
 
 
@@ -155,7 +164,7 @@ def put_together(settings: Settings, environ: Mapping[str, str], random: Random)
         on_welcome=_Ready(settings, inventory) if settings.print_ready else None,
     )
     crew.nudge = uplink.nudge
-    return Gateway(link, crew, uplink, inventory, vitals)
+    return Gateway(link, crew, uplink, inventory, vitals, Notifier(environ))
 
 
 async def serve(settings: Settings) -> int:
@@ -170,6 +179,7 @@ async def serve(settings: Settings) -> int:
             group.start_soon(gateway.live)
     except* Revoked as revoked:
         _log.error("manager.revoked", why=str(revoked.exceptions[0]))
+        gateway.notifier.say("STOPPING=1", "STATUS=the manager revoked this host's token")
         code = EX_REVOKED
     _log.info("gateway.left", running=gateway.crew.alive)
     return code
@@ -215,11 +225,13 @@ async def _obey_signals(scope: CancelScope, settings: Settings, gateway: Gateway
                 gateway.uplink.beat()
                 if number == signal.SIGQUIT or is_leaving:
                     _log.warning("gateway.stops_tasks", running=crew.alive, within_s=STOP_S)
+                    gateway.notifier.stopping("stops its tasks", STOP_S + LEAVE_S)
                     crew.stop_all()
                     group.start_soon(_leave, scope, crew, STOP_S)
                 elif not is_leaving:
                     is_leaving = True
                     _log.info("gateway.drains", running=crew.alive, within_s=settings.drain_timeout_ms / 1000)
+                    gateway.notifier.stopping("waits for its tasks", settings.drain_timeout_ms / 1000 + LEAVE_S)
                     group.start_soon(_leave, scope, crew, settings.drain_timeout_ms / 1000)
 
 

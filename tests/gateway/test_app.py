@@ -3,9 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -209,6 +210,61 @@ async def test_a_second_gateway_in_the_same_home_is_refused(home, manager):
 
     assert b"another gateway" in second.said
     assert len(manager.greetings) == 1
+
+
+@contextmanager
+def service_manager(tmp_path):
+    """Its socket, and what arrives there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hears:
+        hears.bind(str(tmp_path / "notify"))
+        hears.setblocking(False)
+        yield hears, {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+
+
+async def told(hears, wanted, times=1):
+    """All that is said until `wanted` was."""
+    said = []
+    with anyio.fail_after(20):
+        while sum(wanted in lines for lines in said) < times:
+            await anyio.wait_readable(hears)
+            said.append(hears.recv(1000).decode().split("\n"))
+    return said
+
+
+async def test_a_service_manager_is_told_that_it_is_ready_alive_and_stopping(home, manager, tmp_path):
+    with service_manager(tmp_path) as (hears, env):
+        async with gateway(home, manager, GATEWAY_DRAIN_TIMEOUT="1h", **env) as program:
+            said = await told(hears, "WATCHDOG=1", 3)
+            running = await manager.offer("t1", prompt=f"say one\nnames\nawait {tmp_path}/go")
+            await manager.wait(lambda: "HOME" in "".join(running.texts("message")))
+            program.signal(signal.SIGTERM)
+            stopping = (await told(hears, "STOPPING=1"))[-1]
+            await told(hears, "WATCHDOG=1")
+            (tmp_path / "go").touch()
+
+            assert await program.wait() == 0
+    assert sum("READY=1" in lines for lines in said) == 1
+    assert "EXTEND_TIMEOUT_USEC=3610000000" in stopping
+    assert "NOTIFY_SOCKET" not in "".join(running.texts("message"))
+
+
+async def test_it_is_ready_though_its_manager_is_away(home, manager, tmp_path):
+    with service_manager(tmp_path) as (hears, env):
+        settings = {**env, "GATEWAY_SERVER_URL": "ws://127.0.0.1:1"}
+        async with gateway(home, manager, ready=False, **settings) as program:
+            await told(hears, "READY=1")
+            program.signal(signal.SIGTERM)
+
+            await told(hears, "STOPPING=1")
+            assert await program.wait() == 0
+
+
+async def test_a_service_manager_that_does_not_listen_does_not_matter(home, manager, tmp_path):
+    async with gateway(home, manager, NOTIFY_SOCKET=str(tmp_path / "nobody"), WATCHDOG_USEC="2000") as program:
+        await manager.offer("t1", prompt="say x")
+        assert isinstance(await manager.wait_end("t1"), TaskCompleted)
+        program.signal(signal.SIGTERM)
+        assert await program.wait() == 0
 
 
 async def test_at_rest_it_is_small(home, manager):

@@ -3,6 +3,7 @@
     one task group    crew.run        runners, one for each attempt
                       uplink.run      the socket to the manager
                       inventory.watch, vitals.watch
+                      warm.run         keepers that wait for an attempt
                       notifier.run     signs of life for a service manager
                       _obey_signals   cancels the group, and so ends the gateway
 
@@ -45,6 +46,7 @@ from gateway.runtime.inventory import Inventory
 from gateway.runtime.notify import Notifier
 from gateway.runtime.uplink import Uplink, is_loopback
 from gateway.runtime.vitals import VitalSigns
+from gateway.runtime.warm import WarmKeepers
 from gateway.settings import Settings, load
 from shared_types import __version__
 
@@ -103,6 +105,7 @@ class Gateway:
     uplink: Uplink
     inventory: Inventory
     vitals: VitalSigns
+    warm: WarmKeepers
     notifier: Notifier
 
     async def live(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -118,6 +121,7 @@ class Gateway:
             self.inventory.changed = self.uplink.redial
             group.start_soon(self.inventory.watch)
             group.start_soon(self.vitals.watch)
+            group.start_soon(self.warm.run)
             group.start_soon(self.uplink.run)
             self.notifier.say("READY=1", "STATUS=minds its agents and keeps in touch with the manager")
             task_status.started()
@@ -130,6 +134,7 @@ def put_together(settings: Settings, environ: Mapping[str, str], random: Random)
     chosen = {name: kind for name, kind in kinds.items() if not settings.only_agents or name in settings.only_agents}
     vitals = VitalSigns(settings.home)
     inventory = Inventory(chosen, environ, settings.agent_env)
+    warm = WarmKeepers(settings.home, settings.warm_keepers)
     link = Link(settings.host_id)
     crew = Crew(
         link,
@@ -150,6 +155,7 @@ def put_together(settings: Settings, environ: Mapping[str, str], random: Random)
         home=settings.home,
         inventory=inventory,
         vitals=vitals,
+        warm=warm,
         clock=clock,
     )
     uplink = Uplink(
@@ -164,7 +170,7 @@ def put_together(settings: Settings, environ: Mapping[str, str], random: Random)
         on_welcome=_Ready(settings, inventory) if settings.print_ready else None,
     )
     crew.nudge = uplink.nudge
-    return Gateway(link, crew, uplink, inventory, vitals, Notifier(environ))
+    return Gateway(link, crew, uplink, inventory, vitals, warm, Notifier(environ))
 
 
 async def serve(settings: Settings) -> int:

@@ -57,6 +57,7 @@ from gateway.runtime.runner import Runner
 from gateway.runtime.scouts import Scouts
 from gateway.runtime.spool import Spool
 from gateway.runtime.vitals import VitalSigns
+from gateway.runtime.warm import WarmKeepers
 from shared_types.hosts import EffectiveConfig, HostCapabilities, canonical_agent
 from shared_types.messages import PROTOCOL, Register
 from shared_types.tasks import PermissionMode, Reason, TaskRequest
@@ -128,6 +129,7 @@ class Crew:
         home: Path,
         inventory: Inventory,
         vitals: VitalSigns,
+        warm: WarmKeepers,
         clock: Clock,
     ) -> None:
         self.nudge: Callable[[], None] = lambda: None
@@ -138,6 +140,7 @@ class Crew:
         self._home = home
         self._inventory = inventory
         self._vitals = vitals
+        self._warm = warm
         self._clock = clock
         self._scouts = Scouts()
         self._offers: dict[str, Offer] = {}
@@ -443,10 +446,12 @@ class Crew:
         """Raises CannotRun: nothing runs. Raises KeeperLost or AlreadyStarted: it may."""
         try:
             spec = await self._keeper_spec(prepared)
-            return await Keeper.start(self._home, prepared.kept.uid, spec)
+            return await Keeper.start(self._home, prepared.kept.uid, spec, self._warm.take)
         except OSError as error:
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CannotRun(Reason.DISK_FULL if is_full else Reason.SPAWN_FAILED, str(error)) from error
+        finally:
+            self._warm.refill()
 
     async def _keeper_spec(self, prepared: Prepared) -> KeeperSpec:
         """With everything on disk that the agent begins with."""

@@ -1177,7 +1177,10 @@ def keep(report: int, umask: int) -> None:
     """The keeper's life. `report` is where the first process waits for one JSON."""
 
     def tell(code: int, **facts: object) -> None:
-        os.write(report, json.dumps({"exit": code, **facts}).encode())
+        try:
+            os.write(report, json.dumps({"exit": code, **facts}).encode())
+        except BrokenPipeError:  # who waited for it was killed: the directory says the same
+            complain("nobody heard of the start")
         os.close(report)
 
     with open(0, "rb", closefd=False) as stdin:

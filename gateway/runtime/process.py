@@ -2,7 +2,7 @@
 
     Keeper.start(home, uid, spec)    a new keeper, and the agent under it
     Keeper.adopt(home, uid)          the keeper that a gateway before us has started
-    prepare(home)                    a keeper that waits for its spec: starting it later takes a few ms
+    prepare(home)                    a keeper that waits for its spec: starting it later takes a few ms (warm.py)
 
 The handle holds nothing that must be closed: each question is a connection of its own, so dropping a handle, being
 cancelled in the middle of a call or being killed leaves agent and keeper as they are.
@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -113,6 +113,14 @@ class Ready:
     def __init__(self, process: Process) -> None:
         self._process = process
 
+    def __repr__(self) -> str:
+        return f"<Ready {self._process.pid} {'waits' if self.is_alive else 'gone'}>"
+
+    @property
+    def is_alive(self) -> bool:
+        """As far as is known: it may die in the next moment."""
+        return self._process.returncode is None
+
     async def hand_over(self, spec: bytes) -> tuple[int, bytes, bytes]:
         """Exit code, output and complaints of the keeper's first process."""
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
@@ -123,7 +131,7 @@ class Ready:
             try:
                 await stdin.send(spec)
                 await stdin.aclose()
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
                 return keeper.BROKEN, b"", b"the keeper ended before it was told what to do"
             said = b"".join([chunk async for chunk in stdout])
             complaint = b"".join([chunk async for chunk in stderr])
@@ -179,21 +187,30 @@ class Keeper:
         return f"<Keeper {self.uid} pid={self.pid} {'kept' if attempt.is_kept(self.path) else 'gone'}>"
 
     @classmethod
-    async def start(cls, home: Path, uid: str, spec: KeeperSpec, ready: Ready | None = None) -> "Keeper":
+    async def start(
+        cls, home: Path, uid: str, spec: KeeperSpec, take_warm: Callable[[], Ready | None] = lambda: None
+    ) -> "Keeper":
         """Returns when the agent runs. Raises CannotRun when it could not be started, and AlreadyStarted when this
-        attempt was started before, whatever became of it. Cannot be cancelled: it is started, or it is not.
+        attempt was started before, whatever became of it. Cannot be cancelled: it is started, or it is not. A keeper
+        that is taken warm is used, or gone, in any case.
         """
         if len(spec.stdin) > MAX_WRITE:
             raise CannotRun(Reason.SPAWN_FAILED, f"{len(spec.stdin)} bytes for the agent's stdin are too many")
+        warm = None
         with anyio.CancelScope(shield=True), anyio.move_on_after(_PATIENCE_S):
             try:
-                path = make(home, uid)
-                ready = ready or await prepare(home)
+                told = spec.encoded(make(home, uid), uid)
+                warm = take_warm()
+                report = None if warm is None else await warm.hand_over(told)
+                if report is None or not report[1]:
+                    # The warm one died. Had it done its work before, this one finds that the attempt was started.
+                    report = await (await prepare(home)).hand_over(told)
             except OSError as error:
+                if warm is not None:
+                    raise KeeperLost(f"the keeper of attempt {uid} died, and there is no other: {error}") from error
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                 raise CannotRun(Reason.DISK_FULL if full else Reason.SPAWN_FAILED, str(error)) from error
-            code, said, complaint = await ready.hand_over(spec.encoded(path, uid))
-            return cls(home, uid, *_started(uid, code, said, complaint))
+            return cls(home, uid, *_started(uid, *report))
         raise KeeperLost(f"the keeper of attempt {uid} did not say whether it has started the agent")
 
     @classmethod

@@ -35,6 +35,18 @@ def processes_of(uid):
     return found
 
 
+def keepers_of(home):
+    """Processes that run this home's keeper, waiting or not."""
+    program = str(home / "keeper").encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            found += [entry.name] if entry.name.isdigit() and program in (entry / "cmdline").read_bytes() else []
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
 async def until(condition, within_s=15):
     with anyio.fail_after(within_s):
         while True:
@@ -56,6 +68,30 @@ async def test_a_task_runs_and_everything_is_told(manager, start):
     assert attempt.texts("log") == ["hm"]
     assert attempt.started[0].pid
     assert manager.heard.index(attempt.started[0]) < manager.heard.index(manager.said(TaskEvents)[0])
+
+
+async def test_a_keeper_waits_for_the_next_attempt_and_goes_with_the_gateway(manager, start, home):
+    async with start(GATEWAY_WARM_KEEPERS="2") as gateway:
+        for number in range(3):
+            await until(lambda: len(gateway.warm._ready) == 2)
+            first = gateway.warm._ready[0]
+            await manager.offer(f"t{number}", prompt="say x")
+            assert isinstance(await manager.wait_end(f"t{number}"), TaskCompleted)
+            assert not first.is_alive
+        with anyio.fail_after(10):
+            await gateway.crew.wait_idle()
+        await until(lambda: len(gateway.warm._ready) == 2)
+
+    await until(lambda: not keepers_of(home))
+
+
+async def test_a_gateway_that_keeps_none_warm_starts_them_cold(manager, start, home):
+    async with start(GATEWAY_WARM_KEEPERS="0") as gateway:
+        await manager.offer("t1", prompt="say x")
+        assert isinstance(await manager.wait_end("t1"), TaskCompleted)
+        assert not gateway.warm._ready
+
+    await until(lambda: not keepers_of(home))
 
 
 async def test_nothing_is_spawned_before_the_word_to_start(manager, start, tmp_path):

@@ -38,6 +38,7 @@ def test_defaults_are_those_of_the_documentation(home, monkeypatch):
     assert settings.allowed_project_roots == (home,)
     assert settings.task_timeout_ms == 24 * 3_600_000
     assert settings.drain_timeout_ms == 0
+    assert settings.warm_keepers == 1
     assert settings.task_env is None
     assert settings.host_id
     assert settings.home == home
@@ -186,6 +187,14 @@ def test_an_agent_may_be_run_in_another_profile_by_any_of_its_names(home):
     assert read(home).agent_profiles == {}
     assert read(home, GATEWAY_AGENT_PROFILES="claude=oneshot").agent_profiles == {"claude-code": "oneshot"}
     assert read(home, toml='agent_profiles = {gemini = "oneshot"}').agent_profiles == {"gemini": "oneshot"}
+
+
+@pytest.mark.parametrize("wrong", ["5", "-1", "many", ""])
+def test_only_a_few_keepers_may_wait(home, wrong):
+    assert [read(home, GATEWAY_WARM_KEEPERS=few).warm_keepers for few in "04"] == [0, 4]
+
+    with pytest.raises(BadSettings, match="GATEWAY_WARM_KEEPERS"):
+        read(home, GATEWAY_WARM_KEEPERS=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["claude=telepathy", "nobody=oneshot", "claude"])

@@ -572,7 +572,7 @@ async def test_a_directory_that_is_swapped_for_a_link_is_refused_at_the_moment_o
     inside.symlink_to(outside(house))
 
     with pytest.raises(CannotRun) as refusal:
-        await Keeper.start(house.home, uid, spec, ready)
+        await Keeper.start(house.home, uid, spec, lambda: ready)
 
     assert refusal.value.reason == "cwd_not_allowed"
 

@@ -62,7 +62,7 @@ async def test_what_was_given_up_is_not_started_by_a_keeper_that_comes_late(hous
         await Keeper.adopt(house.home, uid)
 
     with pytest.raises(AlreadyStarted):
-        await Keeper.start(house.home, uid, house.spec(uid, "silent"), late)
+        await Keeper.start(house.home, uid, house.spec(uid, "silent"), lambda: late)
 
     assert survivors(uid) == []
 
@@ -71,7 +71,7 @@ async def test_a_keeper_that_waits_for_its_spec_can_be_used_or_sent_away(house: 
     used, unused = await prepare(house.home), await prepare(house.home)
     uid = house.uid()
 
-    keeper = await Keeper.start(house.home, uid, house.spec(uid, "exits", "--code", "3"), used)
+    keeper = await Keeper.start(house.home, uid, house.spec(uid, "exits", "--code", "3"), lambda: used)
     await unused.aclose()
 
     assert (await keeper.wait_gone()).code == 3

@@ -22,6 +22,7 @@ from shared_types.events import EventType
 from shared_types.tasks import FINAL, LabelRules, PermissionMode, Reason, Task, TaskResult, TaskState
 
 SHORT_PROMPT: Final = 1_000  # characters of a prompt in lists
+MOST_NAMED: Final = 10  # hosts in a sentence
 
 # Refusals that pass by themselves: the host is not remembered as one that will not run this task.
 PASSING: Final = frozenset({Reason.NO_FREE_SLOT, Reason.DRAINING, Reason.DISK_FULL})
@@ -98,10 +99,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     started_at: int | None = None
     ended_at: int | None = None
     deadline_at: int | None = None
-    excluded_hosts: tuple[str, ...] = ()
+    refusals: dict[str, str] = {}  # host -> reason of those that will not run it
     first_event_id: int = 1
     last_event_id: int = 0
     asked_at: int = 0  # created or retried: its time in the queue counts from here
+
+    @property
+    def excluded_hosts(self) -> tuple[str, ...]:
+        return tuple(self.refusals)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -278,7 +283,7 @@ def _consequences(
             "reason": None,
             "detail": None,
             "ended_at": None,
-            "excluded_hosts": (),
+            "refusals": {},
             "asked_at": change.now,
             "deadline_at": change.now + spec.queue_ttl,
         }
@@ -286,7 +291,7 @@ def _consequences(
         return _NOT_ON_A_HOST | {
             "reason": change.reason,
             "detail": change.detail,
-            "excluded_hosts": _excluded(record, change, cause),
+            "refusals": _refusals(record, change, cause),
             "deadline_at": record.asked_at + spec.queue_ttl,
         }
     if state in FINAL:
@@ -335,12 +340,12 @@ def _claimed(record: Record, change: Change, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _excluded(record: Record, change: Change, cause: Cause) -> tuple[str, ...]:
+def _refusals(record: Record, change: Change, cause: Cause) -> dict[str, str]:
     """Silence and a passing lack of room are no refusal of this task."""
     host = record.host_id
-    if cause is not Cause.REFUSED or change.reason in PASSING or host is None or host in record.excluded_hosts:
-        return record.excluded_hosts
-    return (*record.excluded_hosts, host)
+    if cause is not Cause.REFUSED or change.reason in PASSING or host is None or host in record.refusals:
+        return record.refusals
+    return {**record.refusals, host: change.reason or Reason.REFUSED_EVERYWHERE}
 
 
 def _told_to_stop(record: Record, change: Change, cause: Cause, limits: Limits) -> dict[str, Any]:
@@ -469,10 +474,17 @@ def host_gone(record: Record, now: int) -> Change:
 
 
 def given_up(record: Record, now: int) -> Change:
-    """No known host is left that has not refused it."""
+    """No known host is left that has not refused it. When all gave the same reason, that is the reason of its end."""
+    reasons = set(record.refusals.values())
+    reason = reasons.pop() if len(reasons) == 1 else Reason.REFUSED_EVERYWHERE
     last = record.detail or record.reason or "no reason given"
-    detail = f"Every host that could run it refused ({', '.join(record.excluded_hosts)}); the last said: {last}"
-    return Change(task_id=record.id, now=now, cause=Cause.GIVE_UP, reason=Reason.REFUSED_EVERYWHERE, detail=detail)
+    named = [f"{host} ({why})" for host, why in record.refusals.items()]
+    if len(named) == 1:
+        detail = f"Host {record.excluded_hosts[0]} refused it, and no other could run it: {last}"
+    else:
+        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        detail = f"Every host that could run it refused: {', '.join(named[:MOST_NAMED])}{more}; the last said: {last}"
+    return Change(task_id=record.id, now=now, cause=Cause.GIVE_UP, reason=reason, detail=detail)
 
 
 # --- what people see ----------------------------------------------------------------------------------

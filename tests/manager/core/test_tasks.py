@@ -217,16 +217,48 @@ def test_a_lack_of_room_is_no_refusal_of_the_task(reason: str) -> None:
     assert Story().claimed().says(Cause.REFUSED, reason=reason).record.excluded_hosts == ()
 
 
-def test_giving_up_tells_the_last_words_of_the_last_host() -> None:
-    story = Story().claimed().says(Cause.REFUSED, reason="logged_out", detail="log in first")
-    change = tasks.given_up(story.record, T0)
+def refused(*hosts: tuple[str, str | None]) -> Record:
+    """A task that these hosts refused, and that was given up."""
+    story = Story()
+    for host, reason in hosts:
+        story.claimed(host).says(Cause.REFUSED, reason=reason, detail=f"{host} says why")
+    return tasks.apply(story.spec, story.record, tasks.given_up(story.record, T0)).record
 
-    record = tasks.apply(story.spec, story.record, change).record
+
+@pytest.mark.parametrize("hosts", [("h1",), ("h1", "h2", "h3")])
+def test_what_every_host_refused_for_one_reason_ends_with_that_reason(hosts: tuple[str, ...]) -> None:
+    record = refused(*((host, "cwd_not_allowed") for host in hosts))
+
+    assert (record.status, record.reason) == (S.FAILED, "cwd_not_allowed")
+    assert record.excluded_hosts == hosts
+    assert all(host in (record.detail or "") for host in hosts)
+    assert f"{hosts[-1]} says why" in (record.detail or "")
+
+
+def test_what_hosts_refused_for_different_reasons_names_each() -> None:
+    record = refused(("h1", "cwd_missing"), ("h2", "logged_out"))
 
     assert (record.status, record.reason) == (S.FAILED, "refused_everywhere")
-    assert record.detail is not None
-    assert "h1" in record.detail
-    assert "log in first" in record.detail
+    assert "h1 (cwd_missing), h2 (logged_out)" in (record.detail or "")
+    assert "h2 says why" in (record.detail or "")
+
+
+def test_a_refusal_without_a_reason_is_refused_everywhere() -> None:
+    assert refused(("h1", None)).reason == "refused_everywhere"
+
+
+def test_hundreds_of_refusals_still_make_one_sentence() -> None:
+    record = refused(*((f"h{number}", "logged_out") for number in range(300)))
+
+    assert "and 290 more" in (record.detail or "")
+    assert len(record.detail or "") < 500
+
+
+def test_a_retry_forgets_why_it_was_refused() -> None:
+    story = Story().claimed("h1").says(Cause.REFUSED, reason="cwd_missing")
+    story.then(Cause.ABORT).then(Cause.RETRY).claimed("h1").says(Cause.REFUSED, reason="logged_out")
+
+    assert tasks.given_up(story.record, T0).reason == "logged_out"
 
 
 # --- what is not taken --------------------------------------------------------------------------------

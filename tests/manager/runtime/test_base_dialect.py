@@ -209,7 +209,7 @@ async def test_a_task_that_may_only_plan_is_not_given_to_a_base_host(tmp_path: P
         task_id = await h.submit(permission_mode=PermissionMode.PLAN)
         task = await h.until(task_id, TaskState.FAILED)
 
-        assert task.reason == "refused_everywhere"
+        assert task.reason == "mode_not_allowed"
         assert "base dialect" in (task.detail or "")
 
 

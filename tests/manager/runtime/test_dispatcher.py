@@ -22,7 +22,7 @@ async def test_a_host_that_refused_a_task_is_not_asked_again_and_another_one_get
         picky = await h.online(FakeHost("picky", plan=lambda _: Plan(refuse="cwd_missing")))
         task_id = await h.submit()
         task = await h.until(task_id, TaskState.FAILED)
-        assert (task.reason, task.excluded_hosts) == ("refused_everywhere", ("picky",))
+        assert (task.reason, task.excluded_hosts) == ("cwd_missing", ("picky",))
 
         willing = await h.online(FakeHost("willing"))
         second = await h.submit(labels=LabelRules(prefer={"none": "such"}))
@@ -40,7 +40,7 @@ async def test_a_task_that_every_host_refused_has_failed_and_says_why(tmp_path: 
 
         task = await h.until(await h.submit(), TaskState.FAILED)
 
-        assert task.reason == "refused_everywhere"
+        assert task.reason == "cwd_not_allowed"
         assert set(task.excluded_hosts) == {"a", "b"}
         assert "plan: cwd_not_allowed" in (task.detail or "")
 

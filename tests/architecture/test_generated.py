@@ -1,14 +1,18 @@
 """What is made from the code is current, and is what it says it is."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from docs import generate
+from tests.architecture.test_rules import modules
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +36,57 @@ def test_the_settings_page_has_a_row_for_every_setting(package: str):
         _, name, *_, text, _ = row.split("|")
         assert name.strip(" `").isupper()
         assert len(text.split()) > 2, f"{name} needs a sentence"
+
+
+# --- nothing can be set that the page does not name ---------------------------------------------------
+
+
+def constants(name: str) -> Iterator[ast.Constant]:
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node
+
+
+def asked_of_the_environment(name: str) -> set[str]:
+    """`environ.get("X")`, `environ["X"]` and `"X" in environ`, whatever the mapping is a part of."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        match node:
+            case ast.Call(func=ast.Attribute(value=asked, attr="get" | "pop" | "getenv"), args=[ast.Constant(key), *_]):
+                pass
+            case ast.Subscript(value=asked, slice=ast.Constant(key)):
+                pass
+            case ast.Compare(left=ast.Constant(key), ops=[ast.In() | ast.NotIn()], comparators=[asked]):
+                pass
+            case _:
+                continue
+        if re.search(r"environ$|^os$", ast.unparse(asked)):
+            found.add(key)
+    return found
+
+
+def test_the_settings_page_names_everything_that_is_asked_of_the_environment():
+    page = (ROOT / "docs" / "settings.md").read_text()
+    asked = {name for module in modules("client", "gateway", "manager") for name in asked_of_the_environment(module)}
+
+    assert {"FLEETGATE_URL", "FLEETGATE_TOKEN_FILE", "NO_COLOR", "NOTIFY_SOCKET"} <= asked
+    assert {name for name in asked if not re.search(rf"`{name}(=\w+)?`", page)} == set()
+
+
+def test_the_settings_page_names_every_file_of_settings_and_tokens():
+    page = (ROOT / "docs" / "settings.md").read_text()
+    files = {
+        node.value
+        for module in modules("client", "gateway", "manager")
+        for node in constants(module)
+        if re.fullmatch(r"[\w-]+\.(toml|token)", node.value)
+    }
+
+    assert {"client.toml", "gateway.toml"} <= files
+    assert {name for name in files if f"`{name}`" not in page} == set()
+
+
+# --- the types ----------------------------------------------------------------------------------------
 
 
 def typescript_compiler() -> Path:

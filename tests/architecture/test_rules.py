@@ -159,30 +159,3 @@ def test_import_contracts_leave_no_room_out():
 
     assert set(inside) == {"manager", "gateway"}
     assert all(contract["exhaustive"] for contract in inside.values())
-
-
-# --- what lives is listed ---------------------------------------------------------------------------
-
-
-def classes(package: str) -> Iterator[tuple[str, ast.ClassDef]]:
-    for name in modules(package):
-        for node in ast.walk(ast.parse((ROOT / name).read_text())):
-            if isinstance(node, ast.ClassDef):
-                yield f"{Path(name).with_suffix('')}.{node.name}".replace("/", "."), node
-
-
-def owns_a_loop(node: ast.ClassDef) -> bool:
-    """Has an async `run` or `serve`; shapes (Protocols) live nowhere."""
-    methods = {method.name for method in node.body if isinstance(method, ast.AsyncFunctionDef)}
-    return bool(methods & {"run", "serve"}) and "Protocol" not in {ast.unparse(base) for base in node.bases}
-
-
-@pytest.mark.parametrize("package", ["manager", "gateway"])
-def test_docs_running_lists_everything_that_lives(package: str):
-    listed = set(re.findall(r"^\| `([\w.]+)`", (ROOT / "docs" / "running.md").read_text(), re.MULTILINE))
-    alive = {name for name, node in classes(package) if owns_a_loop(node)}
-    known = {name for name, _ in classes(package)}
-
-    assert alive
-    assert alive <= listed, f"docs/running.md lacks {alive - listed}"
-    assert {name for name in listed if name.startswith(f"{package}.")} <= known, "docs/running.md lists what is gone"

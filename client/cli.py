@@ -17,6 +17,8 @@ from shared_types import __version__
 
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141  # as if SIGPIPE had ended us
+TEXTS: Final = frozenset({"prompt", "text"})  # arguments that may begin with a dash
+EVERYWHERE: Final = frozenset({"--url", "--json", "-q", "--quiet"})  # options of nearly every command
 
 _HOME: Final = {
     "tasks": ["ls", "show", "send", "stop", "kill", "retry", "wait", "why"],
@@ -76,9 +78,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             args=list(arguments) if arguments is not None else None, prog_name="fleetgate", standalone_mode=False
         )
         sys.stdout.flush()
-    except click.ClickException as error:  # usage, mostly: click shows it with the line of usage
-        error.show()
-        return error.exit_code
+    except click.ClickException as error:
+        return _misused(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except ReaderLeft:
@@ -88,6 +89,35 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error)
     return result if isinstance(result, int) else 0
+
+
+def _misused(error: click.ClickException) -> int:
+    """Told as any other error: a sentence, and what to do."""
+    from client.console import Console
+
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    detail, hint = (error.format_message(), None) if ctx is None else _sentences(error, ctx)
+    Console().complain(detail, hint)
+    return error.exit_code
+
+
+def _sentences(error: click.ClickException, ctx: click.Context) -> tuple[str, str]:
+    from difflib import get_close_matches
+
+    command, path = ctx.command, ctx.command_path
+    if isinstance(error, click.NoSuchOption):
+        name = error.option_name
+        if error.possibilities:
+            return error.message, f"Did you mean {' or '.join(error.possibilities[:2])}?"
+        if any(parameter.name in TEXTS for parameter in command.params):
+            return error.message, f"A text that begins with - needs a -- before it: -- '{name}...'"
+        if ctx.parent is None and name in EVERYWHERE:
+            return error.message, f"Options stand behind the command: {path} ls {name}"
+    if isinstance(command, click.Group):
+        wanted = getattr(error, "command_name", "")  # click 8.4 has it
+        for near in get_close_matches(wanted, command.list_commands(ctx), n=1):
+            return error.message, f"Did you mean {path} {near}?"
+    return error.format_message(), f"See {path} --help."
 
 
 def _explain(error: Exception) -> int:

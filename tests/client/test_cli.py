@@ -85,6 +85,38 @@ def test_every_command_explains_itself(name: str, capsys):
     assert "Usage" in capsys.readouterr().out
 
 
+A_DASH = "A text that begins with - needs a -- before it: -- '-1...'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "detail", "hint"),
+    [
+        (["run", "-1 is negative"], "No such option '-1'.", A_DASH),
+        (["send", "ID", "-1"], "No such option '-1'.", A_DASH),
+        (["run", "x", "--modal", "m"], "No such option '--modal'.", "Did you mean --model or --mode?"),
+        (["ls", "-x"], "No such option '-x'.", "See fleetgate ls --help."),
+        (["--url", "x", "ls"], "No such option '--url'.", "Options stand behind the command: fleetgate ls --url"),
+        (["run"], "Missing argument 'PROMPT'.", "See fleetgate run --help."),
+        (["log"], "No such command 'log'.", "Did you mean fleetgate logs?"),
+        (["token", "rewoke"], "No such command 'rewoke'.", "Did you mean fleetgate token revoke?"),
+        (["frobnicate"], "No such command 'frobnicate'.", "See fleetgate --help."),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else "",
+)
+def test_wrong_usage_is_told_in_a_sentence_and_a_hint(arguments: list[str], detail: str, hint: str, capsys):
+    assert run(arguments) == 2
+
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"error: {detail}\nhint: {hint}\n")
+
+
+def test_a_prompt_that_begins_with_a_dash_goes_behind_two(api: FakeApi):
+    api.answer("POST", "/api/tasks", a_task(), status=201)
+
+    assert run(["run", "-d", "-a", "count", "--", "-1 is negative"]) == 0
+    assert api.sent("POST", "/api/tasks")[0]["prompt"] == "-1 is negative"
+
+
 def test_nothing_is_listed_that_is_not_there_yet():
     assert not {"permit", "sessions", "diff", "service", "drill"} & set(COMMANDS)
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from client.terminal.columns import GAP, Column, Row, table
+from client.terminal.columns import GAP, Column, Row, fold, table
 from client.terminal.escapes import harmless
 from client.terminal.story import SPACE, Piece
 from client.terminal.styles import styled
@@ -67,19 +67,24 @@ class Console:
     def say(self, text: str, style: str = "dim") -> None:
         """A line of talk; others' words in it are made harmless. Nothing when quiet."""
         if not self.quiet:
-            self._write(self._err, harmless(text) + "\n", style, self._err_colours)
+            self._write(self._err, self.folded(harmless(text)) + "\n", style, self._err_colours)
 
     def complain(self, text: str, hint: str | None = None) -> None:
         """What went wrong, and what to do; also when quiet."""
-        self._write(self._err, f"error: {harmless(text)}\n", "bad", self._err_colours)
+        self._write(self._err, self.folded(f"error: {harmless(text)}", 2) + "\n", "bad", self._err_colours)
         if hint:
-            self._write(self._err, f"hint: {harmless(hint)}\n", "", False)
+            self._write(self._err, self.folded(f"hint: {harmless(hint)}", 2) + "\n", "", False)
 
     def ask(self, question: str) -> None:
         """The answer is read elsewhere."""
         self._write(self._err, question, "warn", self._err_colours)
 
     # --- both
+
+    def folded(self, text: str, hang: int = 0, *, out: bool = False) -> str:
+        """Broken between words where the terminal would break anywhere; as it is where there is none."""
+        is_terminal = self.out_is_terminal if out else self.err_is_terminal
+        return fold(text, self.cells, hang) if is_terminal else text
 
     @property
     def is_one_terminal(self) -> bool:

@@ -224,7 +224,7 @@ async def say_the_end(fleet: AsyncFleetgate, console: Console, live: Live) -> No
     name = await host_name(fleet, task.host_id)
     if live.story.has_answered and console.is_one_terminal:
         console.say("")
-    console.tell(closing(task, live.story.usage, name))
+    console.tell(closing(task, live.story.usage, name, fold=console.folded))
 
 
 async def host_name(fleet: AsyncFleetgate, host_id: str | None) -> str | None:

@@ -53,13 +53,16 @@ def show(desk: Desk, findings: list[Finding]) -> None:
     from client.terminal.escapes import harmless
     from client.terminal.styles import styled
 
+    console = desk.console
     wide = max(len(finding.name) for finding in findings)
+    lead = " " * (10 + wide)  # below what was found
     for finding in findings:
         sign = Cell(*_SIGNS[finding.state])
-        shown = styled(sign.text, sign.style) if desk.console.out_colours else sign.text
-        desk.console.put(f"{shown}  {pad(finding.name, wide)}  {harmless(finding.found)}")
+        shown = styled(sign.text, sign.style) if console.out_colours else sign.text
+        found = console.folded(lead + harmless(finding.found), out=True).removeprefix(lead)
+        console.put(f"{shown}  {pad(finding.name, wide)}  {found}")
         if finding.hint:
-            desk.console.put(f"{' ' * (10 + wide)}{harmless(finding.hint)}", "dim")
+            console.put(console.folded(lead + harmless(finding.hint), out=True), "dim")
 
 
 # --- this machine -----------------------------------------------------------------------------------

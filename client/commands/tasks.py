@@ -291,9 +291,9 @@ async def why(desk: Desk, task: str) -> None:
     if console.as_json:
         console.document(answer)
         return
-    console.put(one_line(answer.summary))
+    console.put(console.folded(one_line(answer.summary), out=True))
     if answer.would_run_if:
-        console.put(f"It would run if {one_line(answer.would_run_if).rstrip('.')}.")
+        console.put(console.folded(f"It would run if {one_line(answer.would_run_if).rstrip('.')}.", out=True))
     if answer.position:
         console.put(f"{count(answer.position, 'task')} before it in the queue.")
     if not answer.hosts:
@@ -305,4 +305,4 @@ async def why(desk: Desk, task: str) -> None:
         first = Cell("✓ could run it", "good") if host.would_run else Cell("✗ cannot", "bad")
         reasons = "; ".join(one_line(f"{one.name}: wants {one.wanted}, has {one.found}") for one in lacking)
         rows.append([one_line(host.name), first, reasons or "-"])
-    console.table([Column("HOST"), Column(""), Column("BECAUSE")], rows)
+    console.table([Column("HOST"), Column(""), Column("BECAUSE", folds=True)], rows)

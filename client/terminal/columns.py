@@ -40,6 +40,29 @@ def cut(text: str, cells: int) -> str:
     return "".join(kept) + ELLIPSIS
 
 
+def fold(text: str, cells: int, hang: int = 0) -> str:
+    r"""Lines that break between words; what belongs to the line above stands in by `hang`. No word is broken.
+
+    >>> fold("one two three\n  four five", 9), fold("hint: a long sentence", 14, hang=6)
+    ('one two\nthree\n  four\n  five', 'hint: a long\n      sentence')
+    """
+    folded = []
+    for line in text.split("\n"):
+        bare = line.lstrip(" ")
+        lead = line[: len(line) - len(bare)]
+        words = iter(bare.split(" "))
+        now = lead + next(words)
+        lead += " " * hang
+        for word in words:
+            if width(now) + 1 + width(word) <= cells:
+                now += " " + word
+            else:
+                folded.append(now)
+                now = lead + word
+        folded.append(now)
+    return "\n".join(folded)
+
+
 def pad(text: str, cells: int, *, right: bool = False) -> str:
     space = " " * max(0, cells - width(text))
     return space + text if right else text + space
@@ -47,12 +70,13 @@ def pad(text: str, cells: int, *, right: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`shrinks`: gives up cells when the terminal is narrow; `leaves`: goes away when that is not enough, the
-    highest number first; `right`: numbers.
+    """`shrinks`: gives up cells when the terminal is narrow; `folds`: the same, and goes on below instead of being
+    cut; `leaves`: goes away when that is not enough, the highest number first; `right`: numbers.
     """
 
     title: str
     shrinks: bool = False
+    folds: bool = False
     right: bool = False
     leaves: int = 0
 
@@ -80,7 +104,9 @@ def table(columns: Sequence[Column], rows: Sequence[Row], cells: int | None) -> 
         wants = [*wants[:at], *wants[at + 1 :]]
         whole = [[*row[:at], *row[at + 1 :]] for row in whole]
     widths = wants if cells is None else _fit(columns, wants, cells)
-    lines = [[Cell(column.title, "title") for column in columns], *whole]
+    lines = [[Cell(column.title, "title") for column in columns]]
+    for row in whole:
+        lines += _folded(columns, row, widths)
     last = len(columns) - 1
     return [
         [
@@ -96,9 +122,22 @@ def table(columns: Sequence[Column], rows: Sequence[Row], cells: int | None) -> 
     ]
 
 
+def _folded(columns: Sequence[Column], row: Sequence[Cell], widths: Sequence[int]) -> list[list[Cell]]:
+    """The row, and what goes on below it."""
+    parts = [
+        fold(cell.text, widths[at]).split("\n") if column.folds else [cell.text]
+        for at, (column, cell) in enumerate(zip(columns, row, strict=True))
+    ]
+    return [
+        [Cell(part[line] if line < len(part) else "", cell.style) for part, cell in zip(parts, row, strict=True)]
+        for line in range(max(map(len, parts), default=1))
+    ]
+
+
 def _least(column: Column, wants: int) -> int:
     """How narrow it may become."""
-    return min(wants, max(6, width(column.title))) if column.shrinks else wants
+    least = {column.shrinks: 6, column.folds: 20}.get(True)
+    return wants if least is None else min(wants, max(least, width(column.title)))
 
 
 def _leaving(columns: Sequence[Column], wants: Sequence[int], cells: int) -> int | None:

@@ -6,6 +6,7 @@ Everything that others wrote passes `harmless` here.
 """
 
 import json
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -265,8 +266,10 @@ def _changed(data: dict[str, Any]) -> str:
     return f" (+{plus} -{minus})" if plus or minus else ""
 
 
-def closing(task: Task, usage: dict[str, Any], host_name: str | None) -> list[Piece]:
-    """The last line: how it ended, where, how long, for how much; and what a person may do about it."""
+def closing(
+    task: Task, usage: dict[str, Any], host_name: str | None, *, fold: Callable[[str], str] = str
+) -> list[Piece]:
+    """The last line: how it ended, where, how long, for how much; and what a person may do about it, folded."""
     parts = [f"{STATE_SIGN[task.status]} {task.status}"]
     if task.reason and task.status is not TaskState.COMPLETED:
         parts[0] += f" ({one_line(task.reason)})"
@@ -278,7 +281,7 @@ def closing(task: Task, usage: dict[str, Any], host_name: str | None) -> list[Pi
     parts.append(task.id)
     pieces = [Piece(" · ".join(parts) + "\n", STATE_STYLE[task.status])]
     if task.detail and task.status is not TaskState.COMPLETED:
-        pieces.append(Piece(f"  {harmless(task.detail).strip()}\n"))
+        pieces.append(Piece(fold(f"  {harmless(task.detail).strip()}") + "\n"))
     return pieces
 
 

@@ -620,6 +620,16 @@ def test_talk_made_of_others_words_is_harmless():
     assert err.getvalue() == "error: bad  name\nhint: try this\n"
 
 
+def test_a_terminal_gets_sentences_broken_between_words(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    narrow, file = Terminal(), io.StringIO()
+    for err in (narrow, file):
+        Console(out=io.StringIO(), err=err, cells=24).complain("a sentence that is long", "and what to do about it")
+
+    assert narrow.getvalue() == "error: a sentence that\n  is long\nhint: and what to do\n  about it\n"
+    assert file.getvalue() == "error: a sentence that is long\nhint: and what to do about it\n"
+
+
 def test_a_terminal_without_our_signs_gets_question_marks():
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.terminal.columns import Cell, Column, cut, table, width
+from client.terminal.columns import Cell, Column, cut, fold, table, width
 
 COLUMNS = [Column("ID"), Column("N", right=True), Column("PROMPT", shrinks=True)]
 
@@ -58,6 +58,25 @@ def test_no_line_is_wider_than_the_terminal_when_enough_may_shrink(rows: list[li
 @given(st.text(), st.integers(0, 40))
 def test_cut_never_takes_more_cells_than_given(text: str, cells: int):
     assert width(cut(text, cells)) <= max(cells, 0) or width(text) <= cells
+
+
+def test_a_column_that_folds_goes_on_below_with_nothing_lost():
+    columns = [Column("HOST"), Column("BECAUSE", folds=True)]
+
+    def shown(because: str) -> list[str]:
+        return ["  ".join(cell.text for cell in line) for line in table(columns, [["vm", because]], 28)]
+
+    assert shown("it fits") == ["HOST  BECAUSE", "vm    it fits"]
+    assert shown("a long reason that does not fit")[1:] == ["vm    a long reason that", "      does not fit"]
+
+
+@given(st.text(alphabet="ab 漢\n", max_size=80), st.integers(4, 30), st.integers(0, 3))
+def test_folding_loses_no_word_and_breaks_none(text: str, cells: int, hang: int):
+    folded = fold(text, cells, hang)
+
+    assert folded.split() == text.split()
+    for line in folded.split("\n"):
+        assert width(line) <= cells or len(line.split()) <= 1
 
 
 def test_styles_stay_with_their_cells():

@@ -66,6 +66,7 @@ async def token_ls(desk: Desk, everything: bool) -> None:
     from client.terminal.columns import Cell, Column, Row
     from client.terminal.escapes import one_line
     from client.terminal.times import ago
+    from client.terminal.words import beginnings
 
     async with desk.fleet() as fleet:
         found = [one for one in await fleet.tokens() if everything or one.revoked_at is None]
@@ -78,9 +79,10 @@ async def token_ls(desk: Desk, everything: bool) -> None:
             console.put(one.id)
         return
     now = now_ms()
+    shorts = beginnings((one.id for one in found), least=16)
     rows: list[Row] = [
         [
-            one.id,
+            shorts[one.id],
             one_line(one.name),
             one.kind,
             one.host_id or "-",

@@ -1,7 +1,7 @@
 """Machines: hosts, drain, resume; and how one becomes a host: invite, join."""
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
@@ -10,6 +10,8 @@ from client.desk import Desk, command
 
 if TYPE_CHECKING:
     from shared_types.hosts import HostStatus
+
+LONGEST_CODE_MS: Final = 24 * 3600 * 1000
 
 
 @command("hosts", quiet="Ids only.")
@@ -102,12 +104,16 @@ async def invite(desk: Desk, ttl: str, labels: tuple[str, ...]) -> None:
     """A code with which one more machine becomes a host."""
     from client.access import is_loopback
     from client.arguments import pairs
+    from client.errors import BadUsage
     from client.terminal.times import duration_ms, lasted
     from client.terminal.words import ALONE, join_line
     from shared_types.api import JoinCodeCreate
 
+    ttl_ms = duration_ms(ttl)
+    if not 1_000 <= ttl_ms <= LONGEST_CODE_MS:
+        raise BadUsage(f"--ttl {ttl}: a code is good for at least a second and at most a day")
     async with desk.fleet() as fleet:
-        wish = JoinCodeCreate(ttl=duration_ms(ttl), labels=pairs(labels, "-l"))
+        wish = JoinCodeCreate(ttl=ttl_ms, labels=pairs(labels, "-l"))
         code = await fleet.join_code(wish)
         url = fleet.url
     console = desk.console

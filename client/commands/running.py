@@ -39,7 +39,7 @@ async def choose_agent(fleet: "AsyncFleetgate") -> str:
 @command("run", quiet="Only the id, then wait in silence.")
 @click.argument("prompt")
 @click.option("-a", "--agent", metavar="NAME", help="claude, opencode, gemini or one that a host declares.")
-@click.option("-m", "--model", metavar="MODEL")
+@click.option("-m", "--model", metavar="MODEL", help="As the agent calls it; the agent's own choice otherwise.")
 @click.option("-l", "--label", "labels", multiple=True, metavar="K=V", help="Only hosts with this label; repeatable.")
 @click.option("--host", metavar="HOST", help="Only this host (id or name).")
 @click.option("--cwd", metavar="DIR", help="Where on the host; its default directory otherwise.")

@@ -8,6 +8,7 @@ from client.clock import now_ms
 from client.desk import Desk, command
 
 if TYPE_CHECKING:
+    from client.sdk import AsyncFleetgate
     from shared_types.tasks import Task
 
 RECENT_MS: Final = 24 * 3600 * 1000
@@ -29,10 +30,10 @@ async def ls(
     from client.errors import BadUsage
     from shared_types.tasks import TaskState
 
-    try:
-        wanted = [TaskState(status) for status in statuses]
-    except ValueError as error:
-        raise BadUsage(f"{error}", hint=f"States: {', '.join(TaskState)}") from error
+    for status in statuses:
+        if status not in set(TaskState):
+            raise BadUsage(f"there is no state {status!r}", hint=f"States: {', '.join(TaskState)}")
+    wanted = [TaskState(status) for status in statuses]
     now = now_ms()
     found: list[Task] = []
     async with desk.fleet() as fleet:
@@ -74,17 +75,10 @@ def short_ids(ids: list[str], least: int = 12) -> dict[str, str]:
     >>> short_ids(["task_01hf7yat00aaaa", "task_01hf7yat00aabb"])
     {'task_01hf7yat00aaaa': '01hf7yat00aaa', 'task_01hf7yat00aabb': '01hf7yat00aab'}
     """
-    bare = sorted(one.removeprefix("task_") for one in ids)
-    shorts = {}
-    for at, one in enumerate(bare):
-        neighbours = bare[max(0, at - 1) : at] + bare[at + 1 : at + 2]
-        shared = max((_shared(one, other) for other in neighbours), default=0)
-        shorts[f"task_{one}"] = one[: max(least, shared + 1)]
-    return {one: shorts.get(one, one) for one in ids}
+    from client.terminal.words import beginnings
 
-
-def _shared(one: str, other: str) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    shorts = beginnings((one.removeprefix("task_") for one in ids), least)
+    return {one: shorts[one.removeprefix("task_")] for one in ids}
 
 
 def _show_list(desk: Desk, tasks: "list[Task]", hosts: dict[str, str], now: int) -> None:
@@ -136,10 +130,11 @@ async def show(desk: Desk, task: str) -> None:
     async with desk.fleet() as fleet:
         found = await fleet.task(task)
         host = await host_name(fleet, found.host_id)
+        actor = await _actor_name(fleet, found.actor)
     if desk.console.as_json:
         desk.console.document(found)
         return
-    for name, value in _facts(found, host):
+    for name, value in _facts(found, host, actor):
         desk.console.put(f"{name:<12} {value}")
     if found.result is not None and found.result.output:
         from client.terminal.escapes import harmless
@@ -148,7 +143,17 @@ async def show(desk: Desk, task: str) -> None:
         desk.console.put(harmless(found.result.output.rstrip("\n")))
 
 
-def _facts(task: "Task", host: str | None) -> list[tuple[str, str]]:
+async def _actor_name(fleet: "AsyncFleetgate", token_id: str) -> str:
+    """What the token is called that asked for a task; its id when it is not known any more."""
+    from client.errors import FleetgateError
+
+    try:
+        return next((one.name for one in await fleet.tokens() if one.id == token_id), token_id)
+    except FleetgateError:
+        return token_id
+
+
+def _facts(task: "Task", host: str | None, actor: str) -> list[tuple[str, str]]:
     from client.terminal.escapes import harmless, one_line
     from client.terminal.times import ago, lasted
 
@@ -166,7 +171,7 @@ def _facts(task: "Task", host: str | None) -> list[tuple[str, str]]:
         ("attempt", task.attempt or None),
         ("session", task.session_id),
         ("agent's", task.agent_session_id),
-        ("created", f"{ago(task.created_at, now)} by {task.actor}" if task.actor else ago(task.created_at, now)),
+        ("created", f"{ago(task.created_at, now)} by {actor}" if actor else ago(task.created_at, now)),
         ("started", ago(task.started_at, now) if task.started_at else None),
         ("ended", ago(task.ended_at, now) if task.ended_at else None),
         ("took", lasted((task.ended_at or now) - task.started_at) if task.started_at else None),

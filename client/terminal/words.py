@@ -4,7 +4,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,25 @@ def host_words(hosts: Sequence[HostStatus]) -> Mapping[str, str]:
         else f"{host.name} {host.host_id}"
         for host in hosts
     }
+
+
+def beginnings(names: Iterable[str], least: int) -> Mapping[str, str]:
+    """For each name its shortest beginning that no other one has.
+
+    >>> beginnings(["tok_aaaa", "tok_aabb", "tok_c"], least=5)
+    {'tok_aaaa': 'tok_aaa', 'tok_aabb': 'tok_aab', 'tok_c': 'tok_c'}
+    """
+    ordered = sorted(names)
+    found = {}
+    for at, name in enumerate(ordered):
+        neighbours = ordered[max(0, at - 1) : at] + ordered[at + 1 : at + 2]
+        shared = max((_shared(name, other) for other in neighbours), default=0)
+        found[name] = name[: max(least, shared + 1)]
+    return found
+
+
+def _shared(one: str, other: str) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def program_words() -> str:

@@ -342,6 +342,11 @@ def test_ls_all_has_the_old_ones_too(three: FakeApi, capsys):
     assert capsys.readouterr().out.split() == [f"task_01hf7yat00000000000000000{end}" for end in "cba"]
 
 
+def test_a_state_that_is_none_is_named_with_those_that_are(api: FakeApi, capsys):
+    assert run(["ls", "--status", "running", "--status", "done"]) == 2
+    assert "there is no state 'done'\nhint: States: queued, assigned, " in capsys.readouterr().err
+
+
 def test_ls_json_is_one_document(three: FakeApi, capsys):
     run(["ls", "--json"])
 
@@ -434,6 +439,20 @@ def test_show_has_everything_and_no_values_of_the_environment(api: FakeApi, caps
     assert "environment  KEY\n" in told
     assert "took         8ms\n" in told
     assert told.endswith("\ndone\n")
+
+
+def a_token(id: str, name: str) -> dict[str, Any]:
+    facts = {"id": id, "name": name, "kind": "personal", "hostId": None, "createdAt": 1}
+    return {**facts, "lastUsedAt": None, "revokedAt": None}
+
+
+@pytest.mark.parametrize(("actor", "called"), [("tok_1", "laptop"), ("tok_gone", "tok_gone")])
+def test_show_calls_who_asked_for_it_by_name(api: FakeApi, capsys, actor: str, called: str):
+    api.answer("GET", "/api/tasks/x", a_task(actor=actor))
+    api.answer("GET", "/api/auth/tokens", [a_token("tok_1", "laptop")])
+
+    assert run(["show", "x"]) == 0
+    assert f" by {called}\n" in capsys.readouterr().out
 
 
 # --- logs -------------------------------------------------------------------------------------------
@@ -563,12 +582,22 @@ def test_login_keeps_nothing_that_does_not_work(api: FakeApi, home: Path, monkey
 
 
 def test_a_new_token_is_alone_on_stdout(api: FakeApi, capsys):
-    info = {"id": "tok_1", "name": "ci", "kind": "personal", "hostId": None, "createdAt": 1}
-    info |= {"lastUsedAt": None, "revokedAt": None}
-    api.answer("POST", "/api/auth/tokens", {"token": "fgp_new", "info": info}, status=201)
+    api.answer("POST", "/api/auth/tokens", {"token": "fgp_new", "info": a_token("tok_1", "ci")}, status=201)
 
     assert run(["token", "create", "ci"]) == 0
     assert capsys.readouterr().out == "fgp_new\n"
+
+
+def test_tokens_are_listed_by_as_much_of_their_ids_as_it_takes(api: FakeApi, capsys):
+    long = [a_token("tok_01m88ybyb7rawxj39nb5hn3njb", "one"), a_token("tok_01m88ybyb7rawxyyyyyyyyyyyy", "two")]
+    api.answer("GET", "/api/auth/tokens", long)
+
+    assert run(["token", "ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["tok_01m88ybyb7rawxj", "one"], ["tok_01m88ybyb7rawxy", "two"]]
+
+    assert run(["token", "ls", "-q"]) == 0
+    assert capsys.readouterr().out.split() == [token["id"] for token in long]
 
 
 def test_config_never_shows_the_token(api: FakeApi, capsys, monkeypatch: pytest.MonkeyPatch):
@@ -590,6 +619,13 @@ def test_an_invitation_is_one_line_to_type(api: FakeApi, capsys):
     assert "good once, for 1m 0s" in told.err
     assert "Only from this machine" in told.err
     assert api.sent("POST", "/api/auth/join-codes") == [{"ttl": 60_000, "labels": {"gpu": "1"}}]
+
+
+@pytest.mark.parametrize("ttl", ["2d", "1ms"])
+def test_an_invitation_that_cannot_be_is_said_before_anybody_is_asked(api: FakeApi, capsys, ttl: str):
+    assert run(["invite", "--ttl", ttl]) == 2
+    assert f"--ttl {ttl}: a code is good for" in capsys.readouterr().err
+    assert api.seen == []
 
 
 # --- the console ------------------------------------------------------------------------------------

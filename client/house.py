@@ -51,7 +51,7 @@ class House:
     token_is_new: bool
     token_file: Path
     host_id: str
-    logs: Path
+    logs: Path | None  # where they are; None: the programs write to our stderr
     fleet: AsyncFleetgate
     children: list[Child]
 
@@ -128,9 +128,8 @@ async def opened(
             async with kept_running(gateway, console.say, others) as second, anyio.create_task_group() as group:
                 family.append(second)
                 group.start_soon(tend_logs, tuple(log for log in (manager.log, gateway.log) if log is not None))
-                yield House(
-                    url, far(url, plan.host), token, is_new, token_file, host_id, plan.home / "logs", fleet, family
-                )
+                logs = None if plan.verbose else plan.home / "logs"
+                yield House(url, far(url, plan.host), token, is_new, token_file, host_id, logs, fleet, family)
                 group.cancel_scope.cancel()
 
 

@@ -25,7 +25,7 @@ async def introduce(desk: Desk, house: House, *, show_token: bool, home: Path | 
                 "hostId": house.host_id,
                 "agents": host.agents,
                 "join": line,
-                "logs": str(house.logs),
+                "logs": None if house.logs is None else str(house.logs),
             }
         )
         return
@@ -43,7 +43,8 @@ async def introduce(desk: Desk, house: House, *, show_token: bool, home: Path | 
         console.put(f"  Token     in {house.token_file}")
     console.put(f"  Host      {one_line(host.name)}, {host.slots} tasks at a time")
     console.put(f"  Agents    {agents or 'none found: install claude, opencode or gemini and log in'}")
-    console.put(f"  Logs      {house.logs}")
+    if house.logs is not None:
+        console.put(f"  Logs      {house.logs}")
     console.put()
     console.put("  Run a task, in another terminal:")
     if home is not None:

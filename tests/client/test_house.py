@@ -76,6 +76,13 @@ def test_the_gateway_ends_before_the_manager(home: Path, diary: Path):
     assert lines[-3:] == ["gateway heard SIGTERM", "gateway ended", "manager ended"]
 
 
+@pytest.mark.parametrize("flags", [[], ["--verbose"]])
+def test_up_says_where_the_logs_are_when_there_are_any(home: Path, diary: Path, flags: list[str]):
+    with up(home, diary, *flags) as (_, said):
+        assert said["logs"] == (None if flags else str(home / "logs"))
+        assert (home / "logs").exists() is not bool(flags)
+
+
 def test_ctrl_c_is_as_good_as_term(home: Path, diary: Path):
     with up(home, diary) as (process, _):
         process.send_signal(signal.SIGINT)

@@ -1,7 +1,8 @@
 """`fleetgate demo`: the main job of Fleetgate in one command, with what this machine has.
 
-The sample task goes to a coding agent that is installed and logged in; where there is none, to `survey`, a
-`command` agent that is declared for the demo and looks at the directory itself. Which one it is, is said plainly.
+The sample task goes to a coding agent that is installed and logged in, or of which that cannot be told; where none
+does it, to `survey`, a `command` agent that is declared for the demo and looks at the directory itself. Which one it
+is, is said plainly.
 """
 
 import sys
@@ -29,6 +30,7 @@ PROMPT: Final = (
     "Look at the files in this directory and say in at most three sentences what this is. Do not change anything."
 )
 TIMEOUT_MS: Final = 5 * 60 * 1000
+TRIAL_MS: Final = 60 * 1000  # for an agent that may not be logged in
 
 
 @contextmanager
@@ -55,14 +57,17 @@ def declare_survey(home: Path) -> None:
     write_secret(file, f'{text}\n[agents.{SURVEY}]\nargv = [{argv}]\noutput = "jsonl"\n')
 
 
-def usable(found: tuple[AgentInfo, ...]) -> list[str]:
-    """Coding agents that are installed and known to be logged in, best first.
+def usable(found: tuple[AgentInfo, ...]) -> list[AgentInfo]:
+    """Coding agents to try: those that are known to be logged in, then those of which that cannot be told (a key in
+    a configuration, a helper that fetches one), best first.
 
-    >>> usable((AgentInfo(agent="gemini", path="/g", auth_ok=True), AgentInfo(agent="opencode", path="/o")))
-    ['gemini']
+    >>> there = AgentInfo(agent="opencode", path="/o"), AgentInfo(agent="gemini", path="/g", auth_ok=True)
+    >>> [info.agent for info in usable(there)]
+    ['gemini', 'opencode']
     """
-    ready = {info.agent for info in found if info.path and info.auth_ok is True}
-    return [name for name in CODING_AGENTS if name in ready]
+    installed = {info.agent: info for info in found if info.path}
+    there = [installed[name] for name in CODING_AGENTS if name in installed]
+    return [info for auth_ok in (True, None) for info in there if info.auth_ok is auth_ok]
 
 
 async def show(desk: Desk, named_home: str | None, port: int, *, once: bool) -> int:
@@ -88,26 +93,34 @@ async def show(desk: Desk, named_home: str | None, port: int, *, once: bool) -> 
 async def sample(desk: Desk, house: House) -> int:
     """One real task, live; with the next agent when one turns out to be unusable."""
     found = (await house.host()).agents
-    agents = usable(found)
-    if not agents:
-        there = ", ".join(info.agent for info in found if info.agent in CODING_AGENTS)
-        missing = f"{there} is installed, but not known to be logged in" if there else "no coding agent was found here"
-        desk.console.say(
-            f"{missing} (claude, opencode or gemini): so the sample task runs with `{SURVEY}`,"
-            " a program without a model that looks at this directory.",
-            "warn",
-        )
-    for agent in (*agents, SURVEY):
-        task = await one_task(desk, house, agent)
-        if exit_code(task) == 0 or agent == SURVEY:
-            return exit_code(task)
-        desk.console.say(f"{agent} could not do it; trying another", "warn")
-    raise AssertionError("the survey is always there")
+    for info in usable(found):
+        if info.auth_ok is None:
+            desk.console.say(f"\nwhether {info.agent} is logged in cannot be told from outside: trying it")
+        task = await one_task(desk, house, info.agent, TIMEOUT_MS if info.auth_ok else TRIAL_MS)
+        if exit_code(task) == 0:
+            return 0
+        desk.console.say(f"{info.agent} could not do it", "warn")
+    desk.console.say(f"{why_survey(found)}: the sample task runs with `{SURVEY}`, a program without a model.", "warn")
+    return exit_code(await one_task(desk, house, SURVEY, TIMEOUT_MS))
 
 
-async def one_task(desk: Desk, house: House, agent: str) -> Task:
+def why_survey(found: tuple[AgentInfo, ...]) -> str:
+    """
+    >>> why_survey(()), why_survey((AgentInfo(agent="gemini", path="/g", auth_ok=False),))
+    ('no coding agent is installed here (claude, opencode or gemini)', 'gemini is installed, but not logged in')
+    """
+    there = [info for info in found if info.agent in CODING_AGENTS]
+    if not there:
+        return "no coding agent is installed here (claude, opencode or gemini)"
+    if all(info.auth_ok is False for info in there):
+        verb = "is" if len(there) == 1 else "are"
+        return f"{' and '.join(info.agent for info in there)} {verb} installed, but not logged in"
+    return "no coding agent here could do it"
+
+
+async def one_task(desk: Desk, house: House, agent: str, timeout_ms: int) -> Task:
     desk.console.say(f'\n$ fleetgate run -a {agent} "{PROMPT}"', "bold")
-    task = await house.fleet.submit(TaskCreate(prompt=PROMPT, agent_type=agent, timeout=TIMEOUT_MS))
+    task = await house.fleet.submit(TaskCreate(prompt=PROMPT, agent_type=agent, timeout=timeout_ms))
     live = Live(house.fleet, desk.console, task, hears_ctrl_c=False)
     await live.run()
     await say_the_end(house.fleet, desk.console, live)

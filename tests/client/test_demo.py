@@ -7,15 +7,21 @@ from client.demo import declare_survey, demo_home, usable
 from shared_types.hosts import AgentInfo
 
 
-def test_only_agents_that_are_installed_and_logged_in_are_used_best_first():
+def test_agents_that_may_be_logged_in_are_tried_after_those_that_are_best_first():
     found = (
+        AgentInfo(agent="opencode", path="/o"),
         AgentInfo(agent="gemini", path="/g", auth_ok=True),
-        AgentInfo(agent="claude-code", path="/c", auth_ok=True),
-        AgentInfo(agent="opencode", path="/o", auth_ok=False),
+        AgentInfo(agent="claude-code", path="/c"),
         AgentInfo(agent="survey", path="/s", auth_ok=True),
     )
 
-    assert usable(found) == ["claude-code", "gemini"]
+    assert [info.agent for info in usable(found)] == ["gemini", "claude-code", "opencode"]
+
+
+def test_agents_that_are_logged_out_or_not_there_are_not_tried():
+    found = AgentInfo(agent="claude-code", path="/c", auth_ok=False), AgentInfo(agent="gemini", auth_ok=True)
+
+    assert usable(found) == []
 
 
 def test_the_survey_is_declared_once_and_other_settings_stay(tmp_path: Path):

@@ -164,24 +164,44 @@ def test_an_address_that_is_not_ours_is_said():
         check_port("192.0.2.1", 3001)
 
 
-@pytest.mark.timeout(120)
-def test_demo_runs_a_real_task_with_real_programs(tmp_path: Path):
-    """Nothing is faked here: a manager, a gateway, a keeper and the survey, then everything is gone."""
+def demo(tmp_path: Path, *places: Path) -> subprocess.CompletedProcess[str]:
+    """`fleetgate demo --once`, with nothing faked: a manager, a gateway, a keeper and what it finds in `places`."""
     work, home = tmp_path / "work", tmp_path / "home"
     work.mkdir()
     (work / "a.py").write_text("x = 1\n")
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([*map(str, places), "/usr/bin", "/bin"])
+    env = {"PATH": path, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     argv = [sys.executable, "-m", "client", "demo", "--once", "--home", str(home)]
     done = subprocess.run(argv, cwd=work, env=env, capture_output=True, text=True, timeout=100, check=False)
-
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{work} holds 1 files with 6 bytes: 1 .py." in done.stdout
+    assert not [path for path in Path("/proc").glob("[0-9]*/environ") if mentions(path, home)]
+    return done
+
+
+@pytest.mark.timeout(120)
+def test_demo_runs_a_real_task_with_real_programs(tmp_path: Path):
+    done = demo(tmp_path)
+
     assert "URL       http://127.0.0.1:" in done.stdout
     assert "Token     fgp_" in done.stdout
-    assert f"{work} holds 1 files with 6 bytes: 1 .py." in done.stdout
-    assert "no coding agent was found here" in done.stderr
+    assert "no coding agent is installed here" in done.stderr
     assert "→ walk  " in done.stderr
     assert "✓ completed" in done.stderr
-    assert not [path for path in Path("/proc").glob("[0-9]*/environ") if mentions(path, home)]
+
+
+@pytest.mark.timeout(120)
+def test_demo_tries_an_agent_that_may_be_logged_in_and_says_so(tmp_path: Path):
+    program = tmp_path / "bin" / "opencode"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n[ $1 = --version ] && echo 1.18.33 && exit\necho no model >&2; exit 1\n")
+    program.chmod(0o755)
+
+    done = demo(tmp_path, program.parent)
+
+    assert "whether opencode is logged in cannot be told from outside: trying it" in done.stderr
+    assert "✗ failed" in done.stderr
+    assert "no coding agent here could do it: the sample task runs with `survey`" in done.stderr
 
 
 def mentions(environ: Path, home: Path) -> bool:

@@ -52,6 +52,23 @@ def test_dev_says_what_it_can_do_when_it_is_asked_for_something_else():
     assert "./dev demo" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("version", "complaint"),
+    [("v18.19.0", "is v18.19.0: the tests need node 20 or newer"), (None, "install node (at least 20) and npm first")],
+)
+def test_dev_says_which_node_it_needs_before_it_installs_anything(tmp_path: Path, version: str | None, complaint: str):
+    if version is not None:
+        (tmp_path / "node").write_text(f"#!/bin/sh\necho {version}\n")
+        (tmp_path / "node").chmod(0o755)
+
+    argv = [sys.executable, ROOT / "dev", "install"]
+    done = subprocess.run(argv, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(complaint)
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_ci_runs_what_people_run():
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("exec ./dev test")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -14,7 +14,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -290,8 +290,17 @@ def describe() -> list[Described]:
     ]
 
 
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadSettings("flags", f"{message}; `fleetgate gateway --help` lists them")
+
+
 def parser() -> ArgumentParser:
-    flags = ArgumentParser(prog="fleetgate gateway", description="Runs coding agents on this machine for a manager.")
+    flags = _Parser(
+        prog="fleetgate gateway",
+        description="Runs coding agents on this machine for a manager.",
+        allow_abbrev=False,
+    )
     for setting in (_HOME, *_SETTINGS):
         if not setting.secret:  # an argument can be read by everybody on the machine
             flags.add_argument(setting.flag, dest=setting.name, metavar="VALUE", help=setting.doc.replace("%", "%%"))

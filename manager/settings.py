@@ -321,7 +321,7 @@ class Chosen(msgspec.Struct, frozen=True):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise BadSettings("flags", f"{message}; `python -m manager --help` lists them")
+        raise BadSettings("flags", f"{message}; `fleetgate manager --help` lists them")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -139,6 +139,11 @@ def test_a_wrong_flag_is_named_as_a_flag(home):
     assert problem(home, "--max-concurrent", "x").key == "--max-concurrent"
 
 
+@pytest.mark.parametrize("argv", [["--prot", "1"], ["--cwd"], ["--server", "ws://x"], ["extra"]])
+def test_a_flag_that_is_none_is_told_in_a_sentence(home, argv):
+    assert str(problem(home, *argv)).endswith("; `fleetgate gateway --help` lists them")
+
+
 @pytest.mark.parametrize(
     ("toml", "key"),
     [

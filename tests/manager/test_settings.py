@@ -89,6 +89,7 @@ def test_a_wrong_flag_is_named(arguments: list[str], key: str):
         from_process(arguments, {})
 
     assert str(caught.value).startswith(f"{key}: ")
+    assert key != "flags" or str(caught.value).endswith("; `fleetgate manager --help` lists them")
 
 
 @pytest.mark.parametrize("text", ["prot = 1", "port = 'x'", "port = true", "[port]\na = 1", "not toml", "port = 1.5"])

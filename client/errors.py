@@ -176,7 +176,8 @@ def refusal(status: int, body: bytes) -> ApiError:
         problem = msgspec.json.decode(body, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         said = " ".join(body[:200].decode("utf-8", "replace").split())
-        return kind(status, f"HTTP_{status}", f"HTTP {status}{': ' + said if said else ''}")
+        hint = "A manager says more than that: check the address, and what stands between."
+        return kind(status, f"HTTP_{status}", f"HTTP {status}{': ' + said if said else ''}", hint=hint)
     return kind(
         status,
         problem.code,

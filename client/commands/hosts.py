@@ -63,7 +63,7 @@ def show_hosts(desk: Desk, hosts: "list[HostStatus]") -> None:
         Column("DISK", right=True, leaves=4),
         Column("SEEN", right=True, leaves=3),
         Column("LABELS", shrinks=True, leaves=2),
-        Column("AGENTS", shrinks=True),
+        Column("AGENTS", folds=True),
     ]
     desk.console.table(columns, rows)
 

@@ -381,6 +381,22 @@ def test_hosts_is_a_table_with_agents_and_slots(api: FakeApi, capsys):
     assert lines[2][:6] == ["old", "○", "offline", "0/2", "-", "never"]
 
 
+def test_a_narrow_terminal_hides_no_agent_of_a_host(api: FakeApi, monkeypatch: pytest.MonkeyPatch):
+    names = ["claude-code", "opencode", "gemini", "mine"]
+    agents = [{"agent": name, "version": "1.18.33", "path": "/x", "authOk": True} for name in names]
+    api.answer("GET", "/api/hosts", [a_host(agents=agents)])
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    run(["hosts"])
+
+    told = terminal.getvalue()
+    assert all(name in told for name in names)
+    assert told.count("1.18.33") == len(names)
+    assert "…" not in told
+    assert max(map(len, told.splitlines())) <= 60
+
+
 def test_hosts_of_the_same_name_are_told_apart(api: FakeApi, capsys):
     api.answer("GET", "/api/hosts", [a_host(), a_host(hostId="h2"), a_host(hostId="h3", name="old")])
     run(["hosts"])
@@ -559,6 +575,13 @@ def test_a_host_is_found_by_a_beginning_of_its_name(api: FakeApi):
     assert run(["drain", "lab"]) == 0
     assert run(["drain", "la"]) == 3
     assert run(["drain", "moon"]) == 3
+
+
+def test_an_answer_that_is_not_a_managers_is_quoted_and_the_address_doubted(api: FakeApi, capsys):
+    api.answers["GET", "/api/tasks/x"] = [(404, b"<h1>Not here</h1>", "text/html")]
+
+    assert run(["show", "x"]) == 3
+    assert capsys.readouterr().err.startswith("error: HTTP 404: <h1>Not here</h1>\nhint: A manager says more than that")
 
 
 # --- access -----------------------------------------------------------------------------------------

@@ -6,12 +6,16 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from docs import generate
+from gateway.agents.command import CommandAgent
+from gateway.settings import load
 from tests.architecture.test_rules import modules
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +88,37 @@ def test_the_settings_page_names_every_file_of_settings_and_tokens():
 
     assert {"client.toml", "gateway.toml"} <= files
     assert {name for name in files if f"`{name}`" not in page} == set()
+
+
+# --- programs of their own ----------------------------------------------------------------------------
+
+
+def test_the_settings_page_explains_every_key_of_a_declared_agent():
+    page = (ROOT / "docs" / "settings.md").read_text()
+    _, _, section = page.partition("### Programs of your own as agents")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE))
+    declared = {field.name: field for field in msgspec.structs.fields(CommandAgent) if field.name != "name"}
+
+    assert set(rows) >= set(declared)
+    for name, field in declared.items():
+        match field.default:
+            case tuple() as several:
+                assert rows[name] == (", ".join(several) or "none")
+            case msgspec.NODEFAULT:
+                assert rows[name] == "needed"
+            case one:
+                assert rows[name] == (f"{one:g}" if isinstance(one, float) else one)
+
+
+def test_the_declared_agents_of_the_settings_page_are_what_a_gateway_takes(tmp_path: Path):
+    (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "settings.md").read_text(), re.DOTALL)
+    (tmp_path / "gateway.toml").write_text(example)
+
+    found = load([], {"FLEETGATE_HOME": str(tmp_path), "GATEWAY_AUTH_TOKEN": "t"}).command_agents
+
+    assert [agent.name for agent in found] == ["count", "nightly"]
+    used = {name for table in tomllib.loads(example)["agents"].values() for name in table}
+    assert used == {field.name for field in msgspec.structs.fields(CommandAgent)} - {"name"}
 
 
 # --- the types ----------------------------------------------------------------------------------------

@@ -387,7 +387,7 @@ class AcpDriver(Fold):
             given = fields(update.get("rawInput"))
             made.append(self._say_call(call_id, call, given, text(update.get("title"))))
             self._calls.put(call_id, replace(call, arguments=kept(given) or call.arguments, said=True))
-        allowed = self.spec.mode is PermissionMode.BYPASS
+        allowed = self._may(update)
         chosen = _choose(items(params.get("options")), allowed=allowed)
         outcome = {"outcome": "cancelled"} if chosen is None else {"outcome": "selected", "optionId": chosen}
         allowed = allowed and chosen is not None
@@ -405,6 +405,21 @@ class AcpDriver(Fold):
             self._calls.pop(call_id, None)
             made.append(events.tool_result(self.at, call_id, f"Denied: {reason}, and nobody is asked.", ok=False))
         return made
+
+    def _may(self, update: Mapping[str, Any]) -> bool:
+        """Whether the mode allows what is asked. An edit names every file that it touches. Links in the directory
+        cannot be seen from here: gemini resolves them before it asks, opencode does not.
+        """
+        if self.spec.mode is not PermissionMode.ACCEPT_EDITS or update.get("kind") != "edit":
+            return self.spec.mode is PermissionMode.BYPASS
+        diffs = [part for part in map(fields, items(update.get("content"))) if part.get("type") == "diff"]
+        paths = [text(named.get("path")) for named in (*diffs, *map(fields, items(update.get("locations"))))]
+        return bool(paths) and all(path and self._is_ours_to_edit(path) for path in paths)
+
+    def _is_ours_to_edit(self, path: str) -> bool:
+        """Inside the working directory, and no file that git would run or obey."""
+        seen = self._seen(path)
+        return not seen.startswith(("/", "../")) and ".git" not in seen.lower().split("/")
 
 
 def _choose(options: list[Any], *, allowed: bool) -> Any:

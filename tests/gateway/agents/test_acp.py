@@ -207,6 +207,55 @@ def test_an_ask_is_answered_with_the_narrowest_option(
     assert bool(talk.driver.evidence.denied) != allowed
 
 
+INSIDE = "/recorded/repo/a.txt"
+
+
+def edit(*paths: str, seen: tuple[str, ...] = (), **call: Any) -> dict[str, Any]:
+    """An ask to change these files, with places in `seen`."""
+    diffs = [{"type": "diff", "path": path, "oldText": "", "newText": "x"} for path in paths]
+    locations = [{"path": path} for path in seen]
+    return ask("allow_once", "reject_once", **{"kind": "edit", "content": diffs, "locations": locations, **call})
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        (edit(INSIDE), True),
+        (edit("a.txt", seen=(INSIDE,)), True),
+        (edit(seen=("/recorded/repo/deep/../a.txt",)), True),
+        (edit("/recorded/repo/.github/a.yml"), True),
+        (edit(INSIDE, kind="delete"), False),
+        (edit(INSIDE, kind="execute"), False),
+        (edit(), False),
+        (edit(""), False),
+        (edit("/recorded/repo"), False),
+        (edit("/recorded/repo-of-another/a.txt"), False),
+        (edit("/recorded/repo/../a.txt"), False),
+        (edit("../a.txt"), False),
+        (edit(INSIDE, seen=("/etc/passwd",)), False),
+        (edit(INSIDE, "/etc/passwd"), False),
+        (edit("/recorded/repo/.git/hooks/pre-commit"), False),
+        (edit("/recorded/repo/sub/.GIT/config"), False),
+    ],
+)
+@each_agent
+def test_accepted_edits_are_those_inside_the_directory(agent: str, asked: dict[str, Any], allowed: bool) -> None:
+    talk = prompted(agent, PermissionMode.ACCEPT_EDITS)
+
+    told = talk.say(asked)
+
+    decision = "allow" if allowed else "deny"
+    assert [event.data["decision"] for event in told if event.type == "approval" and event.data] == [decision]
+
+
+@each_agent
+def test_an_edit_is_accepted_in_no_other_mode_than_the_two_that_say_so(agent: str) -> None:
+    for mode in (PermissionMode.DEFAULT, PermissionMode.PLAN, PermissionMode.DENY):
+        (decision,) = (e.data["decision"] for e in prompted(agent, mode).say(edit(INSIDE)) if e.type == "approval")  # type: ignore[index]
+
+        assert decision == "deny"
+
+
 @each_agent
 def test_a_denied_call_has_one_call_and_one_result(agent: str) -> None:
     talk = prompted(agent)

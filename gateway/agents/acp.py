@@ -83,6 +83,10 @@ class AcpDriver(Fold):
         """Requests (method, parameters beside the session's id) between session/new and the prompt."""
         return []
 
+    def preface(self) -> str:
+        """What the agent is told in front of the prompt, where it has no other place for it."""
+        return ""
+
     def tool_name(self, call: Mapping[str, Any]) -> str:
         """The tool's own name, from the first that is heard of a call."""
         return text(call.get("title")) or text(call.get("kind")) or "tool"
@@ -95,8 +99,8 @@ class AcpDriver(Fold):
     def _request(self, key: str, method: str, params: Mapping[str, Any]) -> None:
         self._send(key, {"id": key, "method": method, "params": params})
 
-    def _prompt(self, key: str, content: str) -> None:
-        prompt = [{"type": "text", "text": content}]
+    def _prompt(self, key: str, content: str, preface: str = "") -> None:
+        prompt = [{"type": "text", "text": words} for words in ([preface] if preface else []) + [content]]
         self._request(key, "session/prompt", {"sessionId": self.session_id, "prompt": prompt})
         self._over = False
 
@@ -177,7 +181,7 @@ class AcpDriver(Fold):
             method, params = self._setup.pop(0)
             self._request(f"{SETUP}:{self._setup_done}", method, {"sessionId": self.session_id, **params})
         else:
-            self._prompt(PROMPT, self.spec.prompt)
+            self._prompt(PROMPT, self.spec.prompt, self.preface())
 
     # --- the end of a turn --------------------------------------------------------------------------
 

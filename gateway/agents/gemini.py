@@ -1,8 +1,15 @@
 """Gemini CLI, by ACP (acp.py).
 
 How it is started, and why:
-* `--skip-trust`: hooks and MCP servers of a stranger's repository are not started, and without it (or a trusted
-  directory) it does not start at all. GEMINI.md is still read.
+* GEMINI_CLI_TRUST_WORKSPACE=false: nothing of a stranger's repository is executed. `--skip-trust` is no such promise:
+  once it counts, settings that are read again (later than 10 s after the first time, or by another name of the
+  directory) bring the repository's hooks and MCP servers with them. What it costs: GEMINI.md is not read, and its
+  text comes back in front of the prompt; the owner's MCP servers are not started either; and every mode but plan is
+  gemini's `default`, in which it asks, so that modes are what we answer (acp.py).
+* GUARD, a script that node runs before gemini: gemini loads `.env` and `.gemini/.env` of the directory and of all
+  above it into its own environment. Trusted it takes LD_PRELOAD or GOOGLE_GEMINI_BASE_URL from there, untrusted still
+  an API key. No setting of ours can stop it, so for gemini those files are not there. The owner's own, in HOME, is
+  read by the script.
 * GEMINI_CLI_NO_RELAUNCH: it starts a second node process otherwise.
 * Its settings are the owner's. It tries ten times at a failing model, and only settings could change that; ours
   would have to be a file that root owns, or a private home that hides the owner's login. So we count what it says
@@ -13,6 +20,7 @@ How it is started, and why:
 It never tells what a tool was given, and a prompt while it is busy would throw the running turn away.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -38,14 +46,26 @@ ENV_NAMES: Final = (
     *("GOOGLE_APPLICATION_CREDENTIALS", "GEMINI_SANDBOX", "GEMINI_CLI_CUSTOM_HEADERS"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"),
 )
+NODE_OPTIONS: Final = "NODE_OPTIONS"
 
-MODES: Final[Mapping[PermissionMode, str]] = {
-    PermissionMode.DEFAULT: "default",
-    PermissionMode.ACCEPT_EDITS: "auto_edit",
-    PermissionMode.PLAN: "plan",
-    PermissionMode.BYPASS: "yolo",
-    PermissionMode.DENY: "default",
-}
+# Only functions that wait are changed: gemini looks for these files with them, and its tools use others.
+GUARD: Final = """\
+'use strict'
+const fs = require('node:fs'), { homedir } = require('node:os'), { basename, join } = require('node:path')
+const { parseEnv } = require('node:util'), { NAMES, NODE_OPTIONS } = WORDS
+if (NODE_OPTIONS) process.env.NODE_OPTIONS = NODE_OPTIONS
+else delete process.env.NODE_OPTIONS
+const { existsSync, readFileSync } = fs
+const own = ['.gemini/.env', '.env'].map(name => join(process.env.GEMINI_CLI_HOME || homedir(), name)).find(existsSync)
+const said = own ? parseEnv(readFileSync(own, 'utf8')) : {}
+for (const name of NAMES) if (name in said && !(name in process.env)) process.env[name] = said[name]
+const isHidden = file => typeof file === 'string' && basename(file) === '.env'
+fs.existsSync = file => !isHidden(file) && existsSync(file)
+fs.readFileSync = (file, ...more) => readFileSync(isHidden(file) ? file + '/is-hidden' : file, ...more)
+require('node:module').syncBuiltinESMExports()
+"""
+
+ADVICE: Final = "GEMINI.md of this repository says:"
 
 
 class GeminiKind:
@@ -55,9 +75,9 @@ class GeminiKind:
     executables: tuple[str, ...] = ("gemini",)
     version_argv: tuple[str, ...] = ("--version",)
     first_argv: tuple[str, ...] = ()
-    env_names: tuple[str, ...] = ENV_NAMES
+    env_names: tuple[str, ...] = (*ENV_NAMES, NODE_OPTIONS)
     login_files: tuple[str, ...] = (*CREDENTIALS, SETTINGS)
-    instruction_files: tuple[str, ...] = ()
+    instruction_files: tuple[str, ...] = ("GEMINI.md",)
 
     def parse_version(self, output: str) -> str | None:
         found = re.search(r"\b\d+\.\d+\.\d+\S*", output)
@@ -76,15 +96,15 @@ class GeminiKind:
         return GeminiDriver(spec)
 
 
-def arguments(spec: RunSpec) -> tuple[str, ...]:
-    model = ("-m", spec.model) if spec.model else ()
-    return ("--skip-trust", "--approval-mode", MODES[spec.mode], *model)
+def files(spec: RunSpec) -> dict[str, bytes]:
+    words = {"NAMES": ENV_NAMES, NODE_OPTIONS: spec.host_env.get(NODE_OPTIONS, "")}
+    return {"guard.cjs": GUARD.replace("WORDS", json.dumps(words)).encode()}
 
 
-ENVIRONMENT: Final[Mapping[str, str]] = {
-    "GEMINI_CLI_NO_RELAUNCH": "true",
-    "GEMINI_DEBUG_LOG_FILE": "/dev/stderr",
-}
+def environment(spec: RunSpec) -> dict[str, str]:
+    """What every way of starting gemini needs."""
+    options = (spec.host_env.get(NODE_OPTIONS, ""), '--require="{private}/guard.cjs"')
+    return {"GEMINI_CLI_NO_RELAUNCH": "true", NODE_OPTIONS: " ".join(filter(None, options))}
 
 
 class GeminiDriver(AcpDriver):
@@ -97,8 +117,16 @@ class GeminiDriver(AcpDriver):
         self._has_log = False
 
     def launch(self) -> Launch:
-        argv = (self.spec.executable, "--acp", *arguments(self.spec))
-        return Launch(argv=argv, env=ENVIRONMENT)
+        spec = self.spec
+        argv = (spec.executable, "--acp", "--approval-mode", "default", *(("-m", spec.model) if spec.model else ()))
+        cautious = {"GEMINI_CLI_TRUST_WORKSPACE": "false", "GEMINI_DEBUG_LOG_FILE": "/dev/stderr"}
+        return Launch(argv=argv, env=environment(spec) | cautious, files=files(spec))
+
+    def setup(self, session: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        return [("session/set_mode", {"modeId": "plan"})] if self.spec.mode is PermissionMode.PLAN else []
+
+    def preface(self) -> str:
+        return f"{ADVICE}\n\n{self.spec.instructions}" if self.spec.instructions else ""
 
     def tool_name(self, call: Mapping[str, Any]) -> str:
         """It stands before the two underscores of a call's id."""

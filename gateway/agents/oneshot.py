@@ -219,11 +219,22 @@ _GEMINI_KINDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("glob", "search_file_content", "grep_search", "google_web_search"), "search"),
     "web_fetch": "fetch",
 }
+_GEMINI_MODES: Final[Mapping[PermissionMode, str]] = {
+    PermissionMode.DEFAULT: "default",
+    PermissionMode.ACCEPT_EDITS: "auto_edit",
+    PermissionMode.PLAN: "plan",
+    PermissionMode.BYPASS: "yolo",
+    PermissionMode.DENY: "default",
+}
 _DENIALS: Final = frozenset({"policy_violation", "tool_not_registered"})
 
 
 class GeminiOnce(_Once):
-    """`gemini --output-format stream-json`. Tools that would ask are not there at all: the model hears so."""
+    """`gemini --output-format stream-json`. Tools that would ask are not there at all: the model hears so.
+
+    Without `--skip-trust` it does not start. In this mode it reads the settings before that counts and not again, so
+    the repository's hooks and MCP servers stay away, and the guard hides its `.env`.
+    """
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__(spec)
@@ -231,9 +242,12 @@ class GeminiOnce(_Once):
 
     def launch(self) -> Launch:
         spec = self.spec
+        argv = [spec.executable, "--output-format", "stream-json", "--skip-trust"]
+        argv += ["--approval-mode", _GEMINI_MODES[spec.mode], *(("-m", spec.model) if spec.model else ())]
         return Launch(
-            argv=(spec.executable, "--output-format", "stream-json", *gemini.arguments(spec)),
-            env={"GEMINI_CLI_NO_RELAUNCH": "true"},
+            argv=tuple(argv),
+            env=gemini.environment(spec),
+            files=gemini.files(spec),
             stdin_mode=StdinMode.ONCE,
             stdin=_prompt(spec),
             stdout_to_file=True,
@@ -331,6 +345,8 @@ class OpencodeOnceKind(opencode.OpencodeKind):
 
 
 class GeminiOnceKind(gemini.GeminiKind):
+    instruction_files = ()  # it trusts the repository enough to read them
+
     def driver(self, spec: RunSpec) -> Driver:
         return GeminiOnce(spec)
 

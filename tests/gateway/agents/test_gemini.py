@@ -6,6 +6,7 @@ import pytest
 
 from gateway.agents.catalogue import KINDS
 from shared_types.tasks import PermissionMode
+from tests.gateway.agents.recorded import kind_of
 from tests.gateway.agents.talk import Talk, prompted, spec, update
 
 
@@ -29,21 +30,42 @@ def test_a_tools_name_stands_in_its_calls_id() -> None:
     assert (event.data["name"], event.data["title"]) == ("write_file", "write_file: Writing to a.txt")
 
 
-@pytest.mark.parametrize(
-    ("mode", "named"),
-    [
-        (PermissionMode.DEFAULT, "default"),
-        (PermissionMode.ACCEPT_EDITS, "auto_edit"),
-        (PermissionMode.PLAN, "plan"),
-        (PermissionMode.BYPASS, "yolo"),
-        (PermissionMode.DENY, "default"),
-    ],
-)
-def test_gemini_is_told_the_mode_and_trusts_nobody(mode: PermissionMode, named: str) -> None:
+@pytest.mark.parametrize("mode", PermissionMode)
+def test_gemini_trusts_nobody_and_asks_in_every_mode(mode: PermissionMode) -> None:
     launch = KINDS["gemini"].driver(spec(mode, model=None)).launch()
 
-    assert launch.argv == ("/bin/agent", "--acp", "--skip-trust", "--approval-mode", named)
-    assert "GEMINI_CLI_TRUST_WORKSPACE" not in launch.env
+    assert launch.argv == ("/bin/agent", "--acp", "--approval-mode", "default")
+    assert launch.env["GEMINI_CLI_TRUST_WORKSPACE"] == "false"
+
+
+def test_gemini_plans_as_its_own_planner() -> None:
+    talk = prompted("gemini", PermissionMode.PLAN)
+
+    assert talk.written["setup:1"]["method"] == "session/set_mode"
+    assert talk.written["setup:1"]["params"] == {"sessionId": "s1", "modeId": "plan"}
+
+
+def test_what_a_repository_advises_stands_in_front_of_the_prompt() -> None:
+    blocks = prompted("gemini", instructions="Use tabs.").written["prompt"]["params"]["prompt"]
+
+    assert [block["text"] for block in blocks] == ["GEMINI.md of this repository says:\n\nUse tabs.", "the prompt"]
+
+
+@pytest.mark.parametrize("driver", ["gemini", "gemini-oneshot"])
+@pytest.mark.parametrize(
+    ("owned", "options"),
+    [
+        ({}, '--require="{private}/guard.cjs"'),
+        ({"NODE_OPTIONS": "--use-openssl-ca"}, '--use-openssl-ca --require="{private}/guard.cjs"'),
+    ],
+)
+def test_a_guard_runs_before_gemini_beside_what_the_owner_wants_of_node(
+    driver: str, owned: dict[str, str], options: str
+) -> None:
+    launch = kind_of(driver).driver(spec(host_env=owned)).launch()
+
+    assert launch.env["NODE_OPTIONS"] == options
+    assert b"existsSync" in launch.files["guard.cjs"]
 
 
 def test_what_gemini_says_before_its_log_begins_may_be_all_it_ever_says() -> None:

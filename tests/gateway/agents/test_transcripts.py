@@ -93,8 +93,10 @@ def test_each_ask_has_one_answer_and_follows_the_mode(driver: str, scenario: str
     asks = story.data("approval", "id")
 
     assert len(asks) == len(set(asks))
-    assert set(story.data("approval", "decision")) <= ({"allow"} if scenario == "asked-bypass" else {"deny"})
-    assert set(asks) <= set(story.data("tool_call", "id"))
+    allowed = {"asked-bypass": {"edit", "execute"}, "asked-edits": {"edit"}}.get(scenario, set())
+    kinds = dict(zip(story.data("tool_call", "id"), story.data("tool_call", "kind"), strict=True))
+    for ask, decision in zip(asks, story.data("approval", "decision"), strict=True):
+        assert decision == ("allow" if kinds[ask] in allowed else "deny")
 
 
 @each_conversation

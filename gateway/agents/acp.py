@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from gateway.agents import events
 from gateway.agents.base import End, RunSpec
-from gateway.agents.fold import SAY, Answer, Fold, ToolCall, ToolCalls, kept
+from gateway.agents.fold import SAY, Answer, Fold, Names, ToolCall, ToolCalls, kept
 from gateway.agents.lines import decode
 from gateway.agents.loose import fields, items, number, parse, text, unparse, whole
 from gateway.agents.reasons import RETRYABLE, provider_words, reason_of
@@ -61,6 +61,7 @@ class AcpDriver(Fold):
         super().__init__(spec)
         self._open = _Open()
         self._calls = ToolCalls()
+        self._refused = Names()  # ids of calls that we denied: all is said of them
         self._asks = 0
         self._setup: list[tuple[str, dict[str, Any]]] = []  # requests before the prompt, in order
         self._setup_done = 0
@@ -90,6 +91,10 @@ class AcpDriver(Fold):
     def tool_name(self, call: Mapping[str, Any]) -> str:
         """The tool's own name, from the first that is heard of a call."""
         return text(call.get("title")) or text(call.get("kind")) or "tool"
+
+    def is_refusal(self, output: str) -> bool:
+        """A failed call that its own rules denied, without an ask."""
+        return False
 
     # --- what we write ------------------------------------------------------------------------------
 
@@ -303,11 +308,9 @@ class AcpDriver(Fold):
         """A call is said once, when its input is known or it runs; its result once, when it has ended."""
         call_id, status = text(update.get("toolCallId")), update.get("status")
         has_ended = status in ("completed", "failed")
-        call = self._calls.get(call_id)
-        if call is None:
-            if has_ended and update.get("sessionUpdate") == "tool_call_update":
-                return []  # its end was said already, when it was denied
-            call = self._new_call(update)
+        if call_id in self._refused:
+            return []
+        call = self._calls.get(call_id) or self._new_call(update)
         given = fields(update.get("rawInput"))
         made = self._settle()
         if not call.said and (status != "pending" or has_ended):
@@ -338,7 +341,16 @@ class AcpDriver(Fold):
         output = text(raw.get("output")) or text(raw.get("error")) or words
         exit_code = whole(fields(raw.get("metadata")).get("exit"))
         ok = ok and not exit_code and not self.was_written(CANCEL)
-        made = [events.tool_result(self.at, call_id, output, ok=ok, exit_code=exit_code)]
+        made = []
+        if not ok and self.is_refusal(output):
+            self.note_denied(call.name)
+            asked, mode, why = events.title_of(call.name, call.arguments), self.spec.mode, events.one_line(output)
+            made.append(
+                events.approval(
+                    self.at, call_id, call.name, asked, call.arguments, allowed=False, mode=mode, reason=why
+                )
+            )
+        made.append(events.tool_result(self.at, call_id, output, ok=ok, exit_code=exit_code))
         if ok:
             self.note_success()
             diffs = [part for part in content if part.get("type") == "diff"]
@@ -407,6 +419,7 @@ class AcpDriver(Fold):
         if not allowed:
             self.note_denied(call.name)
             self._calls.pop(call_id, None)
+            self._refused.add(call_id)
             made.append(events.tool_result(self.at, call_id, f"Denied: {reason}, and nobody is asked.", ok=False))
         return made
 

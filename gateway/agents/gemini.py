@@ -133,6 +133,9 @@ class GeminiDriver(AcpDriver):
         name, found, _ = text(call.get("toolCallId")).rpartition("__")
         return name if found and name else super().tool_name(call)
 
+    def is_refusal(self, output: str) -> bool:
+        return output.endswith("denied by policy.")
+
     def on_error_line(self, line: str) -> list[AgentEvent]:
         """Its tries at the model are for people, its other warnings for those who look for a fault. What it says
         before its log begins (that an argument or a login is wrong) may be all it ever says. The lines that belong

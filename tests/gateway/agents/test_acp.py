@@ -266,6 +266,28 @@ def test_a_denied_call_has_one_call_and_one_result(agent: str) -> None:
 
 
 @each_agent
+def test_nothing_more_is_said_of_a_denied_call(agent: str) -> None:
+    talk = prompted(agent)
+    talk.say(ask("reject_once"))
+
+    for status in ("in_progress", "failed"):
+        assert talk.say(update(sessionUpdate="tool_call_update", toolCallId="c1", status=status, kind="edit")) == []
+
+
+@each_agent
+def test_a_call_that_fails_before_it_is_told_of_has_a_call_and_a_result(agent: str) -> None:
+    why = [{"type": "content", "content": {"type": "text", "text": "Path not in workspace"}}]
+    failed = {"toolCallId": "c1", "status": "failed", "kind": "edit", "content": why}
+
+    told = prompted(agent).say(update(sessionUpdate="tool_call_update", **failed))
+
+    assert [(event.type, event.content) for event in told] == [
+        ("tool_call", None),
+        ("tool_result", "Path not in workspace"),
+    ]
+
+
+@each_agent
 def test_what_we_did_not_offer_is_refused_with_an_error(agent: str) -> None:
     talk = prompted(agent)
 

@@ -68,6 +68,20 @@ def test_a_guard_runs_before_gemini_beside_what_the_owner_wants_of_node(
     assert b"existsSync" in launch.files["guard.cjs"]
 
 
+def test_what_its_own_rules_deny_is_denied_and_not_silently() -> None:
+    talk = prompted("gemini", PermissionMode.PLAN)
+    words = 'Tool execution for "WriteFile" denied by policy.'
+    content = [{"type": "content", "content": {"type": "text", "text": words}}]
+    failed = {"toolCallId": "write_file__1", "status": "failed", "kind": "edit", "content": content}
+
+    told = talk.say(update(sessionUpdate="tool_call_update", **failed))
+
+    assert [event.type for event in told] == ["tool_call", "approval", "tool_result"]
+    assert told[1].data is not None
+    assert (told[1].data["decision"], told[1].data["reason"]) == ("deny", words)
+    assert (talk.driver.evidence.denied, talk.driver.evidence.finished_after_denial) == (("write_file",), False)
+
+
 def test_what_gemini_says_before_its_log_begins_may_be_all_it_ever_says() -> None:
     talk = Talk("gemini")
 

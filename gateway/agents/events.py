@@ -123,7 +123,7 @@ def one_line(title: str) -> str:
     >>> one_line("git commit \\\n   -m x")
     'git commit \\ -m x'
     """
-    line = " ".join(plain(title[: 4 * MAX_TITLE]).split())
+    line = " ".join(plain(text(title[: 4 * MAX_TITLE])).split())
     return line if len(line) <= MAX_TITLE else line[: MAX_TITLE - 1] + "…"
 
 

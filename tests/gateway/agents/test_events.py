@@ -46,3 +46,9 @@ def test_paths_outside_are_shown_whole_and_look_alikes_too() -> None:
     assert events.within("/work", "/work/../etc/passwd") == "/etc/passwd"
     assert events.within("/work", "/workshop/a") == "/workshop/a"
     assert events.within("/", "/a/b") == "a/b"
+
+
+def test_a_title_with_half_a_character_can_travel() -> None:
+    title = events.title_of("Bash", {"command": "echo \ud800"})
+
+    assert events.one_line(title) == "Bash: echo ?"

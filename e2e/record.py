@@ -9,17 +9,20 @@ is kept as it came: tests/gateway/agents/recorded.py says where and how.
 """
 
 import json
+import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 
-from e2e.harness import agents_directory
+from e2e.harness import agent_executable, agents_directory
 from e2e.model_server import ModelServer
 from e2e.rehearsal import Rehearsal, rehearse
 from gateway.agents.base import Driver, Record, Stream
@@ -188,11 +191,25 @@ def names_said_first_by_us(records: Sequence[Record]) -> set[str]:
     return ours
 
 
+@cache
+def version_of(driver: str) -> str:
+    """What the program itself says."""
+    kind = kind_of(driver)
+    with tempfile.TemporaryDirectory(prefix="fleetgate-") as home:
+        argv = [str(agent_executable(kind.name)), *kind.version_argv]
+        env = {"PATH": os.environ["PATH"], "HOME": home}
+        said = subprocess.run(argv, capture_output=True, text=True, check=True, env=env, cwd=home).stdout
+    version = kind.parse_version(said)
+    assert version, said
+    return version
+
+
 def cleaned(driver: str, scenario: Scenario, run: Rehearsal, directory: Path) -> Transcript:
     assert not any(record.partial for record in run.records), "a transcript is small: no line of it is sliced"
     cleaner = Cleaner(run, directory)
     records = tuple(numbered(map(cleaner.record, run.records)))
-    return Transcript(driver, scenario.name, scenario.prompt, scenario.mode, run.spec.model or "", records)
+    version = version_of(driver)
+    return Transcript(driver, scenario.name, scenario.prompt, scenario.mode, run.spec.model or "", version, records)
 
 
 # --- recording --------------------------------------------------------------------------------------

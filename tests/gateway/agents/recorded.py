@@ -1,6 +1,6 @@
 """Transcripts of the real agent CLIs, and what the drivers make of them.
 
-    transcripts/<driver>/<scenario>.jsonl           the run: what it was asked for, then its records
+    transcripts/<driver>/<scenario>.jsonl           the run: what was asked of which version, then its records
     transcripts/<driver>/<scenario>.events.jsonl    the events of those records, and the evidence at the end
 
 Both are written by `./dev record` (e2e/record.py). A change of a driver shows as a difference of the second file,
@@ -44,6 +44,7 @@ class Transcript:
     prompt: str
     mode: PermissionMode
     model: str
+    version: str  # of the agent, as it says itself
     records: tuple[Record, ...]
 
     @property
@@ -121,8 +122,8 @@ def _write_data(data: bytes) -> dict[str, str]:
 
 
 def save(transcript: Transcript) -> None:
-    head = {"prompt": transcript.prompt, "mode": transcript.mode, "model": transcript.model}
-    lines: list[dict[str, Any]] = [head]
+    head = ("prompt", "mode", "model", "version")
+    lines: list[dict[str, Any]] = [{name: getattr(transcript, name) for name in head}]
     for record in transcript.records:
         key, found, data = record.data.partition(b"\0") if record.stream is Stream.IN else (b"", b"", record.data)
         line: dict[str, Any] = {"stream": record.stream.name}
@@ -149,6 +150,7 @@ def load(path: Path) -> Transcript:
         prompt=head["prompt"],
         mode=PermissionMode(head["mode"]),
         model=head["model"],
+        version=head["version"],
         records=tuple(numbered(entries)),
     )
 

@@ -1,10 +1,14 @@
 """What people see of the real agents' runs: the recordings, read by scenario. The same for all where it can be."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 from gateway.agents.base import End
+from gateway.agents.catalogue import TESTED
 from shared_types.tasks import Reason
-from tests.gateway.agents.recorded import ROOT, Told, load
+from tests.gateway.agents.recorded import ROOT, Told, all_transcripts, load
 
 CONVERSATIONS = ["claude-code", "opencode", "gemini"]
 EVERY = [*CONVERSATIONS, *(f"{name}-oneshot" for name in CONVERSATIONS)]
@@ -14,6 +18,19 @@ each_conversation = pytest.mark.parametrize("driver", CONVERSATIONS)
 
 def told(driver: str, scenario: str) -> Told:
     return load(ROOT / driver / f"{scenario}.jsonl").told()
+
+
+PACKAGES = {"opencode-linux-": "opencode", "@anthropic-ai/claude-code-": "claude-code", "@google/gemini-cli": "gemini"}
+
+
+def test_they_were_made_by_the_versions_that_are_tested_with() -> None:
+    pins = runpy.run_path(str(Path(__file__).parents[3] / "dev"))["AGENTS"]
+    pinned = {name: pin.rpartition("@")[2] for pin in pins for start, name in PACKAGES.items() if pin.startswith(start)}
+
+    made_by = {(transcript.driver.removesuffix("-oneshot"), transcript.version) for transcript in all_transcripts()}
+
+    assert pinned == TESTED
+    assert made_by == set(TESTED.items()), "run ./dev record"
 
 
 @each_driver

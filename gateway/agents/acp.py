@@ -61,7 +61,7 @@ class AcpDriver(Fold):
         super().__init__(spec)
         self._open = _Open()
         self._calls = ToolCalls()
-        self._refused = Names()  # ids of calls that we denied: all is said of them
+        self._denied_calls = Names()  # ids of calls that we denied: all is said of them
         self._asks = 0
         self._setup: list[tuple[str, dict[str, Any]]] = []  # requests before the prompt, in order
         self._setup_done = 0
@@ -308,7 +308,7 @@ class AcpDriver(Fold):
         """A call is said once, when its input is known or it runs; its result once, when it has ended."""
         call_id, status = text(update.get("toolCallId")), update.get("status")
         has_ended = status in ("completed", "failed")
-        if call_id in self._refused:
+        if call_id in self._denied_calls:
             return []
         call = self._calls.get(call_id) or self._new_call(update)
         given = fields(update.get("rawInput"))
@@ -419,7 +419,7 @@ class AcpDriver(Fold):
         if not allowed:
             self.note_denied(call.name)
             self._calls.pop(call_id, None)
-            self._refused.add(call_id)
+            self._denied_calls.add(call_id)
             made.append(events.tool_result(self.at, call_id, f"Denied: {reason}, and nobody is asked.", ok=False))
         return made
 

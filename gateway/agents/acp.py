@@ -4,7 +4,8 @@
 
 The part of the protocol that we need is small, and is here as plain JSON: no SDK, because the program is started
 and listened to by a keeper. We offer nothing (`fs`, `terminal` are false), so an agent can ask only for permission;
-whatever else it asks is answered with an error, and no ask stays without an answer.
+whatever else it asks is answered with an error (opencode tells an editor of each edit that was allowed, and does
+not need it), and no ask stays without an answer.
 
 The id of each request is the key of its write, so the journal alone says which answers are still to come.
 Follow-up input waits until the turn is over: one agent would throw the running turn away for it, another sometimes
@@ -393,7 +394,7 @@ class AcpDriver(Fold):
         if method != "session/request_permission":
             fault = {"code": METHOD_NOT_FOUND, "message": f"{method} is not offered"}
             self._send(key, {"id": ask, "error": fault})
-            return [events.log(self.at, f"the agent asked for {method}, which is not offered", "warning")]
+            return [events.log(self.at, f"the agent asked for {method}, which is not offered", "debug")]
         update = fields(params.get("toolCall"))
         call_id = text(update.get("toolCallId"))
         made = self._settle()

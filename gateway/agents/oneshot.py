@@ -112,7 +112,7 @@ class OpencodeOnce(_Once):
         argv += ["--auto"] if spec.mode is PermissionMode.BYPASS else []
         return Launch(
             argv=tuple(argv),
-            env=opencode.environment(spec),
+            env=opencode.environment(spec, answers=False),
             files=opencode.files(spec),
             stdin_mode=StdinMode.ONCE,
             stdin=_prompt(spec),

@@ -5,8 +5,9 @@ How it is started, and why:
   is not read either; its text (advice, not code) comes back as an instructions file of ours.
 * OPENCODE_SERVER_PASSWORD: it opens an HTTP server on loopback, for anybody on the host unless there is a password.
   Ours is made from the session's random name, which opencode itself never hears or says.
-* What the permission mode needs is laid over the owner's own rules (OPENCODE_PERMISSION): it allows everything
-  inside the directory by itself, so modes that deny let it ask first. A denied ask ends its turn.
+* By itself it allows everything inside the directory. So OPENCODE_PERMISSION lets it ask, in `default` as the other
+  agents do, and the mode answers (acp.py); a denied ask ends its turn. Rules that the owner has in the gateway's
+  environment count before `default` and `acceptEdits`, and after `plan` and `deny`.
 * `--print-logs --log-level ERROR`: it retries a failing model for more than a minute without a word of it in the
   protocol; on stderr it says so, and so do we. After `max_failures` of them the turn is ended.
 * The owner's configuration, login and models stay where they are: HOME and XDG directories are theirs.
@@ -45,15 +46,19 @@ ENV_NAMES: Final = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"),
 )
 
-_REACHING_OUT: Final = ("bash", "webfetch", "websearch", "codesearch", "external_directory", "doom_loop")
-# What it must ask for in a mode, and is then denied. Not named: as the owner and its own defaults have it.
-ASKS: Final[Mapping[PermissionMode, tuple[str, ...]]] = {
-    PermissionMode.DEFAULT: (),
-    PermissionMode.ACCEPT_EDITS: _REACHING_OUT,
-    PermissionMode.PLAN: ("edit", *_REACHING_OUT),
-    PermissionMode.BYPASS: (),
-    PermissionMode.DENY: ("edit", *_REACHING_OUT, "task", "skill"),
+_REACHING_OUT: Final = dict.fromkeys(("webfetch", "websearch", "codesearch", "external_directory", "doom_loop"), "ask")
+# It splits a line into its commands and looks at each; the last rule that fits counts.
+_LOOKING: Final = {"*": "ask", "pwd": "allow", "ls": "allow", "ls *": "allow", "*>*": "ask"}
+_DEFAULT: Final[Mapping[str, Any]] = {"edit": "ask", "bash": _LOOKING, **_REACHING_OUT}
+# What it must ask for in a mode. Not named: as the owner and its own defaults have it.
+RULES: Final[Mapping[PermissionMode, Mapping[str, Any]]] = {
+    PermissionMode.DEFAULT: _DEFAULT,
+    PermissionMode.ACCEPT_EDITS: _DEFAULT,
+    PermissionMode.PLAN: _DEFAULT,
+    PermissionMode.BYPASS: {},
+    PermissionMode.DENY: {**_DEFAULT, "bash": "ask", "task": "ask", "skill": "ask"},
 }
+_OWNER_FIRST: Final = frozenset({PermissionMode.DEFAULT, PermissionMode.ACCEPT_EDITS})
 _STREAM_ERROR: Final = re.compile(r'message="stream error".* error\.error="((?:[^"\\]|\\.)*)"')
 
 
@@ -83,8 +88,8 @@ class OpencodeKind:
         return OpencodeDriver(spec)
 
 
-def environment(spec: RunSpec) -> dict[str, str]:
-    """What every way of starting opencode needs."""
+def environment(spec: RunSpec, *, answers: bool = True) -> dict[str, str]:
+    """What every way of starting opencode needs. `answers`: an ask gets an answer; else it is as good as denied."""
     env = {
         "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
@@ -92,11 +97,15 @@ def environment(spec: RunSpec) -> dict[str, str]:
         "OPENCODE_DISABLE_TERMINAL_TITLE": "1",
         "OPENCODE_SERVER_PASSWORD": sha256(f"opencode server of {spec.session_uuid}".encode()).hexdigest(),
     }
-    if ASKS[spec.mode]:
-        rules = fields(parse(spec.host_env.get("OPENCODE_PERMISSION", "")))
-        env["OPENCODE_PERMISSION"] = unparse({**rules, **dict.fromkeys(ASKS[spec.mode], "ask")}).decode()
+    config = dict(fields(parse(spec.host_env.get("OPENCODE_CONFIG_CONTENT", ""))))
+    rules = dict(RULES[spec.mode])
+    if spec.mode is PermissionMode.ACCEPT_EDITS and not answers:
+        rules["edit"] = "allow"
+    if rules:
+        owned = {**fields(config.get("permission")), **fields(parse(spec.host_env.get("OPENCODE_PERMISSION", "")))}
+        both = {**rules, **owned} if spec.mode in _OWNER_FIRST else {**owned, **rules}
+        env["OPENCODE_PERMISSION"] = unparse(both).decode()
     if spec.instructions:
-        config = dict(fields(parse(spec.host_env.get("OPENCODE_CONFIG_CONTENT", ""))))
         config["instructions"] = [*items(config.get("instructions")), INSTRUCTIONS]
         env["OPENCODE_CONFIG_CONTENT"] = unparse(config).decode()
     return env

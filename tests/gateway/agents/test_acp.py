@@ -291,8 +291,9 @@ def test_a_call_that_fails_before_it_is_told_of_has_a_call_and_a_result(agent: s
 def test_what_we_did_not_offer_is_refused_with_an_error(agent: str) -> None:
     talk = prompted(agent)
 
-    talk.say({"id": "x", "method": "fs/write_text_file", "params": {"path": "/etc/passwd"}})
+    (told,) = talk.say({"id": "x", "method": "fs/write_text_file", "params": {"path": "/etc/passwd"}})
 
+    assert told.data == {"level": "debug", "source": "agent"}
     assert talk.write() == [
         {"jsonrpc": "2.0", "id": "x", "error": {"code": -32601, "message": "fs/write_text_file is not offered"}}
     ]

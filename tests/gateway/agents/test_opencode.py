@@ -1,6 +1,7 @@
 """How opencode is started, and what it says outside the protocol."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -56,15 +57,42 @@ def test_a_model_that_opencode_does_not_know_ends_it_before_the_prompt() -> None
     assert talk.driver.is_done
 
 
-def test_opencode_lays_what_a_mode_needs_over_the_owners_own_rules() -> None:
-    owned = {"OPENCODE_PERMISSION": '{"read":"deny","bash":"allow"}'}
+def rules(mode: PermissionMode, **owned: str) -> dict[str, Any]:
+    env = KINDS["opencode"].driver(spec(mode, host_env=owned)).launch().env
+    said: dict[str, Any] = json.loads(env["OPENCODE_PERMISSION"])
+    return said
 
-    asking = KINDS["opencode"].driver(spec(PermissionMode.ACCEPT_EDITS, host_env=owned)).launch().env
-    usual = KINDS["opencode"].driver(spec(PermissionMode.DEFAULT, host_env=owned)).launch().env
 
-    rules = json.loads(asking["OPENCODE_PERMISSION"])
-    assert (rules["read"], rules["bash"], "edit" in rules) == ("deny", "ask", False)
-    assert "OPENCODE_PERMISSION" not in usual  # the host's own stays
+@pytest.mark.parametrize("mode", [mode for mode in PermissionMode if mode is not PermissionMode.BYPASS])
+def test_opencode_asks_before_it_changes_or_reaches_anything(mode: PermissionMode) -> None:
+    told = rules(mode)
+
+    assert (told["edit"], told["webfetch"], told["external_directory"]) == ("ask", "ask", "ask")
+    assert told["bash"] == "ask" or next(iter(told["bash"].items())) == ("*", "ask")
+
+
+def test_in_bypass_opencode_is_as_its_owner_has_it() -> None:
+    launch = KINDS["opencode"].driver(spec(PermissionMode.BYPASS)).launch()
+
+    assert "OPENCODE_PERMISSION" not in launch.env
+
+
+@pytest.mark.parametrize(
+    "owned",
+    [
+        {"OPENCODE_PERMISSION": '{"read":"deny","bash":"allow"}'},
+        {"OPENCODE_CONFIG_CONTENT": '{"permission":{"read":"deny","bash":"allow"}}'},
+        {
+            "OPENCODE_CONFIG_CONTENT": '{"permission":{"read":"deny","bash":"deny"}}',
+            "OPENCODE_PERMISSION": '{"bash":"allow"}',
+        },
+    ],
+)
+def test_what_the_owner_rules_counts_where_a_person_may_rely_on_it(owned: dict[str, str]) -> None:
+    usual, careful = rules(PermissionMode.DEFAULT, **owned), rules(PermissionMode.DENY, **owned)
+
+    assert (usual["read"], usual["bash"], usual["edit"]) == ("deny", "allow", "ask")
+    assert (careful["read"], careful["bash"], careful["edit"]) == ("deny", "ask", "ask")
 
 
 def test_opencode_gets_a_repositorys_advice_beside_the_owners_own_instructions() -> None:

@@ -19,7 +19,7 @@ Follow-up input is written at once: during a tool it is folded into the turn, el
 import posixpath
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.agents import events
@@ -77,8 +77,6 @@ _NOBODY: Final[Mapping[str, str]] = {
     "ExitPlanMode": "Nobody is here to approve the plan, and nothing may be changed. Give the plan as your answer.",
 }
 _EXIT_CODE: Final = re.compile(r"Exit code (\d{1,3})\b")
-# Known, and nothing anybody needs to see.
-_SILENT: Final = frozenset({"keep_alive", "conversation_reset"})
 
 
 class ClaudeKind:
@@ -206,32 +204,22 @@ class ClaudeDriver(Fold):
         said = parse(line)
         if not isinstance(said, dict):
             return [events.log(self.at, line)] if line.strip() else []
-        match said.get("type"):
-            case "stream_event":
-                return self._on_delta(said)
-            case "assistant":
-                return self._on_assistant(said)
-            case "user":
-                return self._on_tool_results(said)
-            case "system":
-                return self._on_system(said)
-            case "control_request":
-                return self._on_ask(said)
-            case "control_cancel_request":
-                self.unwrite(self._asked.pop(text(said.get("request_id")), ""))
-                return []
-            case "command_lifecycle":
-                return self._on_lifecycle(text(said.get("command_uuid")), said.get("state"))
-            case "result":
-                return self._on_result(said)
-            case "control_response":
-                return self._on_response(fields(said.get("response")))
-            case "tool_progress":
-                seconds = whole(said.get("elapsed_time_seconds"))
-                return [events.log(self.at, f"{text(said.get('tool_name'))} runs for {seconds} s", "debug")]
-            case kind if isinstance(kind, str) and kind in _SILENT:
-                return []
-        return [events.log(self.at, f"claude said something new: {line[:500]}", "debug")]
+        handler = _HEARD.get(text(said.get("type")))
+        if handler is None:
+            return [events.log(self.at, f"claude said something new: {line[:500]}", "debug")]
+        return handler(self, said)
+
+    def _on_nothing(self, said: Mapping[str, Any]) -> list[AgentEvent]:
+        """Known, and nothing anybody needs to see."""
+        return []
+
+    def _on_progress(self, said: Mapping[str, Any]) -> list[AgentEvent]:
+        seconds = whole(said.get("elapsed_time_seconds"))
+        return [events.log(self.at, f"{text(said.get('tool_name'))} runs for {seconds} s", "debug")]
+
+    def _on_withdrawn(self, said: Mapping[str, Any]) -> list[AgentEvent]:
+        self.unwrite(self._asked.pop(text(said.get("request_id")), ""))
+        return []
 
     def _on_delta(self, said: Mapping[str, Any]) -> list[AgentEvent]:
         if said.get("parent_tool_use_id") is not None:
@@ -326,7 +314,8 @@ class ClaudeDriver(Fold):
                 made.append(events.log(self.at, words, "warning"))
         return made
 
-    def _on_lifecycle(self, name: str, state: object) -> list[AgentEvent]:
+    def _on_lifecycle(self, said: Mapping[str, Any]) -> list[AgentEvent]:
+        name, state = text(said.get("command_uuid")), said.get("state")
         if state == "started":
             self._turn_is_over = False
         if state == "completed":
@@ -376,7 +365,8 @@ class ClaudeDriver(Fold):
             self.at, call_id, tool, tool, None, allowed=False, mode=self.spec.mode, reason=events.one_line(why)
         )
 
-    def _on_response(self, response: Mapping[str, Any]) -> list[AgentEvent]:
+    def _on_response(self, said: Mapping[str, Any]) -> list[AgentEvent]:
+        response = fields(said.get("response"))
         if response.get("subtype") == "error":
             return [events.log(self.at, f"claude refused a request: {text(response.get('error'))}", "warning")]
         return []
@@ -442,6 +432,23 @@ class ClaudeDriver(Fold):
             text(next(iter(models))),
         )
         return [events.usage(self.at, self.usage)]
+
+
+# Its lines by their `type`; what becomes of each is a row in docs/agents.md.
+_HEARD: Final[Mapping[str, Callable[[ClaudeDriver, Mapping[str, Any]], list[AgentEvent]]]] = {
+    "stream_event": ClaudeDriver._on_delta,
+    "assistant": ClaudeDriver._on_assistant,
+    "user": ClaudeDriver._on_tool_results,
+    "system": ClaudeDriver._on_system,
+    "control_request": ClaudeDriver._on_ask,
+    "control_cancel_request": ClaudeDriver._on_withdrawn,
+    "control_response": ClaudeDriver._on_response,
+    "command_lifecycle": ClaudeDriver._on_lifecycle,
+    "tool_progress": ClaudeDriver._on_progress,
+    "result": ClaudeDriver._on_result,
+    "keep_alive": ClaudeDriver._on_nothing,
+    "conversation_reset": ClaudeDriver._on_nothing,
+}
 
 
 def _refusal(mode: PermissionMode) -> str:

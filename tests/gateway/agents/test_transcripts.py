@@ -117,8 +117,8 @@ def test_each_ask_has_one_answer_and_follows_the_mode(driver: str, scenario: str
 
 
 @each_conversation
-def test_plan_and_deny_change_nothing(driver: str) -> None:
-    for scenario in ("asked-plan", "asked-deny"):
+def test_default_plan_and_deny_change_nothing(driver: str) -> None:
+    for scenario in ("asked-default", "asked-plan", "asked-deny"):
         story = told(driver, scenario)
 
         assert story.of("file_change") == []

@@ -78,7 +78,7 @@ async def test_a_timeout_ends_it_and_leaves_nothing_behind(crew: Crew, agent: st
 
 
 @each_agent
-async def test_a_follow_up_reaches_the_agent_while_it_works(crew: Crew, agent: str) -> None:
+async def test_a_follow_up_during_text_is_taken_and_the_text_goes_on_to_its_end(crew: Crew, agent: str) -> None:
     task = await crew.submit("@@slow:30:100@@", agent)
     await crew.until(task, "message")
 
@@ -86,5 +86,23 @@ async def test_a_follow_up_reaches_the_agent_while_it_works(crew: Crew, agent: s
     story = await crew.end_of(task)
 
     assert story.task["status"] == "completed", story
+    first, last = story.finals("message")
+    assert (first.split()[0], first.split()[-1], last) == ("word0", "word29", "and this too")
+    assert [event["data"]["state"] for event in story.of("input")] == ["taken"]
+
+
+@each_agent
+async def test_a_follow_up_during_a_tool_is_taken_and_the_tool_does_its_work(crew: Crew, agent: str) -> None:
+    task = await crew.submit(
+        "@@sh:timeout 3 tail -f /etc/hostname; echo kept > kept.txt@@@@text:first@@", agent, mode="bypass"
+    )
+    await crew.until_process(task, "tail")
+
+    await crew.say(task, "@@text:and this too@@")
+    story = await crew.end_of(task)
+
+    assert story.task["status"] == "completed", story
+    assert (story.cwd / "kept.txt").read_text() == "kept\n"
+    assert [event["data"]["ok"] for event in story.of("tool_result")] == [True]
     assert story.finals("message")[-1] == "and this too"
     assert [event["data"]["state"] for event in story.of("input")] == ["taken"]

@@ -226,6 +226,7 @@ class Store(Protocol):
 
         Slots are counted from rows; an offer of a generation that is not current is ignored. `decided` is told the
         claims before they are durable, in the order in which they will be; told again, the time before was in vain.
+        The number of an attempt that came to nothing is not given again.
         """
         ...
 

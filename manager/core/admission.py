@@ -5,13 +5,14 @@ Pure: a TaskCreate goes in, a refusal comes out as an exception that names the f
 
 import re
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 from manager.errors import Invalid, TooLarge
 from shared_types.api import TaskCreate
 from shared_types.hosts import AGENT_ALIASES
 from shared_types.tasks import MAX_PROMPT_BYTES
 
+MAX_DEPTH: Final = 32
 KNOWN_AGENTS: Final = frozenset({"opencode", *AGENT_ALIASES.values()})
 
 # Names that change how programs load, where they look or whom they trust (docs/security.md, "Execution").
@@ -33,6 +34,27 @@ def check(create: TaskCreate) -> None:
         check_cwd(create.cwd)
     for name, value in create.env.items():
         check_env(name, value)
+    check_depth(create.metadata)
+
+
+def check_depth(metadata: dict[str, Any]) -> None:
+    """Raises Invalid. What is nested without end can be read once and then be shown, stored or sent by nobody."""
+    level: list[Any] = [metadata]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise Invalid(
+        f"It is nested more than {MAX_DEPTH} deep.",
+        code="METADATA_TOO_DEEP",
+        hint="Put what is nested into a string, or into a file.",
+        field="$.metadata",
+    )
 
 
 def check_text(text: str, *, field: str, code: str) -> None:

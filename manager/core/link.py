@@ -474,7 +474,12 @@ def _detail(error: str, details: Any) -> str:
 
 
 def _in_words(details: Any) -> str:
-    return details.strip() if isinstance(details, str) else _encode(details).decode()
+    if isinstance(details, str):
+        return details.strip()
+    try:
+        return _encode(details).decode()
+    except RecursionError:  # what could just be read is too deep to be written
+        return "details that are nested too deeply"
 
 
 def _recast(event: msgspec.Raw, now: int) -> bytes:
@@ -491,9 +496,12 @@ def _recast(event: msgspec.Raw, now: int) -> bytes:
         raise Malformed("task:event: an event is an object with a type")
     content, data, timestamp = fields.get("content"), fields.get("data"), fields.get("timestamp")
     if content is not None and not isinstance(content, str):
-        fields["content"] = _encode(content).decode()
+        fields["content"] = _in_words(content)
     if data is not None and not isinstance(data, dict):
         fields["data"] = {"value": data}
     is_time = isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and 0 <= timestamp < 1 << 53
     fields["timestamp"] = int(timestamp or 0) if is_time else now
-    return _encode(fields)
+    try:
+        return _encode(fields)
+    except RecursionError as error:
+        raise Malformed("task:event: an event is nested too deeply") from error

@@ -6,6 +6,7 @@ Everything weighed here is in the arguments: called again whenever anything chan
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
 
 import msgspec
 
@@ -70,30 +71,59 @@ def assign(candidates: Sequence[Candidate], offers: Sequence[Offer]) -> list[Ass
     """First the most urgent task; for it the host with most preferred labels, then the least loaded fraction,
     then the one that was assigned to longest ago.
     """
-    used = {offer.host_id: offer.used for offer in offers}
-    last = {offer.host_id: offer.last_assigned_at for offer in offers}
-    open_offers = [offer for offer in offers if offer.used < offer.slots]
+    hosts = _Hosts(offers)
     chosen: list[Assignment] = []
-    newest = max(last.values(), default=0)
     for candidate in sorted(candidates, key=lambda c: c.rank):
-        if not open_offers:
-            break
-        fitting = [offer for offer in open_offers if candidate.key in offer.keys]
-        if not fitting:
-            continue
-        best = min(
-            fitting,
-            key=lambda o: (
-                -sum(o.labels.get(name) == value for name, value in candidate.prefer),
-                used[o.host_id] / o.slots,
-                last[o.host_id],
-                o.host_id,
-            ),
-        )
-        chosen.append(Assignment(task_id=candidate.task_id, host_id=best.host_id, generation=best.generation))
-        used[best.host_id] += 1
-        newest += 1  # only the order counts: the store writes the time
-        last[best.host_id] = newest
-        if used[best.host_id] >= best.slots:
-            open_offers.remove(best)
+        best = hosts.preferred(candidate) if candidate.prefer else hosts.least_loaded(candidate.key)
+        if best is not None:
+            hosts.give(best)
+            chosen.append(Assignment(task_id=candidate.task_id, host_id=best.host_id, generation=best.generation))
     return chosen
+
+
+class _Hosts:
+    """The offers while tasks are given out. Only grows fuller: a host's place in a heap may be better than it is, never
+    worse, so it is looked at again when it comes up.
+    """
+
+    def __init__(self, offers: Sequence[Offer]) -> None:
+        self._offers = {offer.host_id: offer for offer in offers}
+        self._used = {offer.host_id: offer.used for offer in offers}
+        self._last = {offer.host_id: offer.last_assigned_at for offer in offers}
+        self._newest = max(self._last.values(), default=0)
+        self._heaps: dict[int, list[tuple[float, int, str]]] = {}
+
+    def _place(self, offer: Offer) -> tuple[float, int, str]:
+        return self._used[offer.host_id] / offer.slots, self._last[offer.host_id], offer.host_id
+
+    def _has_room(self, offer: Offer) -> bool:
+        return self._used[offer.host_id] < offer.slots
+
+    def least_loaded(self, key: int) -> Offer | None:
+        heap = self._heaps.get(key)
+        if heap is None:
+            fitting = [offer for offer in self._offers.values() if key in offer.keys and self._has_room(offer)]
+            heap = self._heaps[key] = [self._place(offer) for offer in fitting]
+            heapify(heap)
+        while heap:
+            offer = self._offers[heap[0][2]]
+            if not self._has_room(offer):
+                heappop(heap)
+            elif (place := self._place(offer)) != heap[0]:
+                heapreplace(heap, place)
+            else:
+                return offer
+        return None
+
+    def preferred(self, candidate: Candidate) -> Offer | None:
+        fitting = [o for o in self._offers.values() if candidate.key in o.keys and self._has_room(o)]
+
+        def place(offer: Offer) -> tuple[int, tuple[float, int, str]]:
+            return -sum(offer.labels.get(name) == value for name, value in candidate.prefer), self._place(offer)
+
+        return min(fitting, key=place, default=None)
+
+    def give(self, offer: Offer) -> None:
+        self._used[offer.host_id] += 1
+        self._newest += 1  # only the order counts: the store writes the time
+        self._last[offer.host_id] = self._newest

@@ -116,7 +116,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     three are current. A report with `span` (first, last) is taken only if `first` is the next record.
     The manager's own changes have `attempt` None and speak of the task as it stands.
     `events` are bodies of AgentEvents, one line of JSON each.
-    A claim also says `uid`, `accept_by`, and `accepted` for a host whose dialect has no acceptance.
+    A claim also says `uid`, `accept_by`, and `accepted` for a host whose dialect has no acceptance; attempts up to
+    `spent` came to nothing and are not counted again, for a host may know them.
     `kill` on an abort: no grace.
     """
 
@@ -137,6 +138,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uid: str = ""
     accept_by: int | None = None
     accepted: bool = False
+    spent: int = 0
 
 
 class Verdict(Enum):
@@ -329,7 +331,7 @@ _NOT_ON_A_HOST: Final[dict[str, Any]] = {
 def _claimed(record: Record, change: Change, limits: Limits) -> dict[str, Any]:
     return {
         "host_id": change.host_id,
-        "attempt": record.attempt + 1,
+        "attempt": max(record.attempt, change.spent) + 1,
         "uid": change.uid,
         "accepted": change.accepted,
         "heard": 0,

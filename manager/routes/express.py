@@ -43,7 +43,9 @@ class Express:
     def takes(scope: Scope) -> bool:
         if scope["path"] != PATH or cast(dict[str, Any], scope)["method"] != "POST" or scope["query_string"]:
             return False
-        return not any(name in _LONG_WAY for name, _ in scope["headers"])
+        headers = dict(scope["headers"])
+        is_twofold = len(headers) != sum(1 for _ in scope["headers"])
+        return not is_twofold and _LONG_WAY.isdisjoint(headers)
 
     async def answer(self, scope: Scope, receive: Receive) -> Answer:
         """Raises nothing but cancellation: a refusal is an answer."""
@@ -70,7 +72,7 @@ class Express:
 async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
     """Raises HTTPException 413 without having read it. It has no length of its own: `takes` saw to that."""
     length = headers.get(b"content-length", b"0")
-    if len(length) > 9 or int(length) > MAX_BODY_BYTES:
+    if int(length) > MAX_BODY_BYTES:  # digits alone, and no more than the server takes
         raise HTTPException(status_code=413)
     parts = []
     while True:

@@ -145,7 +145,7 @@ class _Told:
         self._claims: list[Claim] = []
 
     def early(self, claims: Sequence[Claim]) -> None:
-        """Decided. Said again when what was decided before came to nothing."""
+        """They are decided, and not durable yet. Said again when those before came to nothing."""
         self.call_off()
         for claim in claims:
             link = self._fleet.link(claim.host_id)
@@ -154,6 +154,7 @@ class _Told:
                 self._claims.append(claim)
 
     def call_off(self) -> None:
+        """They came to nothing. Others may have begun anew with these tasks, under other numbers of attempts."""
         for claim in self._claims:
             self._fleet.call_off(claim)
         self._claims = []

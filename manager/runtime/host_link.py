@@ -555,11 +555,11 @@ class HostLink:
         return self._out.give(message, claim.record)
 
     def call_off(self, record: Record) -> None:
-        if self._ending is None and not self._out.take_back(record.id):
+        if self._ending is None and not self._out.take_back(record):
             self._say(self._talk.stop(record, reason="not_claimed", kill=True))
 
     def stop(self, record: Record, *, kill: bool, reason: str | None) -> None:
-        if self._out.take_back(record.id):
+        if self._out.take_back(record):
             self._recorder.put(self._talk.never_said(record, self._clock.now()))
         else:
             self._say(self._talk.stop(record, reason=reason, kill=kill))

@@ -61,11 +61,12 @@ class Outbound:
         self._on_news()
         return True
 
-    def take_back(self, task_id: str) -> bool:
-        """True when the work was still here: the host never heard of it."""
-        work = self._work.pop(task_id, None)
-        if work is None:
+    def take_back(self, record: Record) -> bool:
+        """True when this attempt was still here: the host never heard of it."""
+        work = self._work.get(record.id)
+        if work is None or work[1].uid != record.uid:
             return False
+        del self._work[record.id]
         self._work_bytes -= len(work[0])
         return True
 

@@ -9,6 +9,7 @@ tasks are chosen. Taken slots are the tasks held: there is no counter that could
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from heapq import nsmallest
 from typing import Final
 
 import msgspec
@@ -21,7 +22,7 @@ from manager.ports import Claim
 from manager.storage.ledger import Ledger
 from manager.storage.queues import Rank
 
-MAX_HEADS: Final = 100  # queued tasks looked at per queue and claim
+MAX_HEADS: Final = 100  # tasks given out by one claim; the event loop has a turn before the next
 MANY_QUEUES: Final = 100
 STEPS_PER_HEAD: Final = 2  # steps along the line that cost as much as one look at a head
 
@@ -37,7 +38,7 @@ def heads(ledger: Ledger, offers: Sequence[Offer], now: int) -> tuple[list[Offer
         found = _along_the_line(ledger, welcome)
         if found is not None:
             return welcome, found
-    return welcome, _heads_of_all(ledger, welcome)
+    return welcome, nsmallest(MAX_HEADS, _heads_of_all(ledger, welcome))
 
 
 def _heads_of_all(ledger: Ledger, offers: Sequence[Offer]) -> list[Rank]:
@@ -111,6 +112,7 @@ def _assign(ledger: Ledger, chosen: Assignment, accept_by: int, now: int) -> Cla
         host_id=chosen.host_id,
         uid=os.urandom(10).hex(),
         accept_by=accept_by,
+        spent=ledger.spent_attempts(chosen.task_id),
         accepted=host.protocol < 2,  # the base dialect has no word for it: told is started
     )
     applied = tasks.apply(hot.spec, hot.record, change, latest=hot.log.latest, limits=ledger.limits)

@@ -96,8 +96,9 @@ def set_draining(ledger: Ledger, host_id: str, draining: bool) -> HostRow:
     return ledger.put_host(msgspec.structs.replace(host, draining=draining))
 
 
-def relabelled(ledger: Ledger, host_id: str, labels: dict[str, str]) -> HostRow | None:
+def relabelled(ledger: Ledger, host_id: str, labels: dict[str, str]) -> None:
     """The manager gave it these labels, and that is stored. A host that never connected keeps them for when it does."""
     ledger.labels[host_id] = labels
     host = ledger.hosts.get(host_id)
-    return None if host is None else ledger.put_host(msgspec.structs.replace(host, labels=labels))
+    if host is not None:
+        ledger.put_host(msgspec.structs.replace(host, labels=labels))

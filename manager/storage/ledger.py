@@ -13,6 +13,7 @@ are always those of the records.
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -35,8 +36,8 @@ from shared_types.tasks import TaskState
 
 HOT_BYTES: Final = 32 * 1024 * 1024
 MAX_NUMBERS: Final = 10_000
-# So many groups of changes are on their way to the disk at most, the open one included. What was used while one of
-# them was decided is remembered for so many commits, so until it is durable.
+# What was used is remembered for at least so many commits. Something is forgotten only while fewer groups are on their
+# way to the disk, the open one included, so all that is not durable is remembered.
 FORGET_AFTER: Final = 5
 
 _encode = msgspec.json.Encoder().encode
@@ -126,6 +127,8 @@ class Ledger:
         self._queue_no = 0
         self._counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
         self._settled = 0
+        self._undurable_claims: deque[dict[str, int]] = deque()  # of closed groups: task -> attempt
+        self._spent: dict[str, int] = {}  # task -> attempt that came to nothing; a host may have been told of it
         self._open_group()
 
     def __repr__(self) -> str:
@@ -135,6 +138,7 @@ class Ledger:
         self.news = News()
         self._entries = Entries()
         self._changed: dict[int, Hot] = {}
+        self._claims: dict[str, int] = {}
         self._moved = False
 
     @classmethod
@@ -180,18 +184,25 @@ class Ledger:
         ]
         if self._moved:
             news.counts = dict(self._counts)
+        self._undurable_claims.append(self._claims)
         self._open_group()
         return entries, news
 
     def take_over_from(self, older: "Ledger") -> None:
-        """What no row says. A queue's number that was told of, even in vain, keeps its meaning."""
+        """What no row says. A number that somebody was told of, even in vain, keeps its meaning: a queue's, and that of
+        an attempt whose claim came to nothing.
+        """
         self._queue_no = max(self._queue_no, older._queue_no)
         self.resting = older.resting
+        self._spent = older._spent
+        for claims in (*older._undurable_claims, older._claims):
+            self._spent.update(claims)
 
-    def settled(self) -> None:
-        """A group became durable."""
+    def settled(self, in_flight: int) -> None:
+        """A group became durable; so many that were closed are not yet."""
+        self._undurable_claims.popleft()
         self._settled += 1
-        if self._settled >= FORGET_AFTER:
+        if self._settled >= FORGET_AFTER and in_flight < FORGET_AFTER - 1:
             self._settled = 0
             if self._hot.age():
                 self.forgot += 1
@@ -241,6 +252,10 @@ class Ledger:
         if hot is None:
             raise NotFound(f"there is no task {task_id}", code="NO_SUCH_TASK")
         return hot
+
+    def spent_attempts(self, task_id: str) -> int:
+        """Attempts up to this one may be known to a host, whatever the record says."""
+        return self._spent.get(task_id, 0)
 
     def count(self, status: TaskState) -> int:
         return self._counts[status]
@@ -298,6 +313,8 @@ class Ledger:
                 self.held.setdefault(after.host_id, {})[hot.no] = after.id
                 row = (hot.no, after.attempt, after.uid, after.host_id, generation, after.assigned_at, None, None)
                 self._entries.attempts.append(row)
+                self._claims[after.id] = after.attempt
+                self._spent.pop(after.id, None)
             elif was_held and not is_held:
                 assert before.host_id is not None
                 self._gives_slot_back(before.host_id, hot.no)

@@ -15,7 +15,7 @@ class Queue:
     def __init__(self, no: int) -> None:
         self.no = no
         self._heap: list[Rank] = []
-        self._inside: set[int] = set()
+        self._inside: dict[int, Rank] = {}  # by number of the task
 
     def __len__(self) -> int:
         return len(self._inside)
@@ -24,14 +24,14 @@ class Queue:
         return f"<Queue {self.no} tasks={len(self)}>"
 
     def enter(self, rank: Rank) -> None:
-        """A task that left and comes back may be in the heap once more; whichever comes up first counts."""
-        self._inside.add(rank[1])
+        """A task that left and comes back may be in the heap twice, or as it was before: only this rank counts."""
+        self._inside[rank[1]] = rank
         heappush(self._heap, rank)
 
     def leave(self, task_no: int) -> None:
-        self._inside.remove(task_no)
+        del self._inside[task_no]
         if len(self._heap) > 2 * len(self._inside) + 16:
-            self._heap = list({rank for rank in self._heap if rank[1] in self._inside})
+            self._heap = list(self._inside.values())
             heapify(self._heap)
 
     def walk(self) -> Generator[Rank, None, None]:
@@ -41,7 +41,7 @@ class Queue:
         try:
             while heap:
                 rank = heappop(heap)
-                if rank[1] in self._inside and rank[1] != last_no:
+                if rank[1] != last_no and self._inside.get(rank[1]) == rank:
                     last_no = rank[1]
                     seen.append(rank)
                     yield rank

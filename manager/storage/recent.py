@@ -7,6 +7,8 @@ ahead), and always sees its own writes. Bounded; what is not here is read from t
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from manager.core.tasks import Record, Spec
 from manager.ports import HostRow, LogBounds, Token
 from manager.storage.generations import Generations
@@ -92,6 +94,11 @@ class Recent:
                 valid.add(token.info.id)
             else:
                 valid.discard(token.info.id)
+
+    def relabel(self, host_id: str, labels: dict[str, str]) -> None:
+        host = self.hosts.get(host_id)
+        if host is not None:
+            self.hosts[host_id] = msgspec.structs.replace(host, labels=labels)
 
     def is_barred(self, host_id: str) -> bool:
         """It had tokens, and all of them are revoked."""

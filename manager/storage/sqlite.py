@@ -64,7 +64,10 @@ class SqliteStore:
         self._recent = prepared.recent
         self._epoch = prepared.epoch
         self._writer: Writer[Ledger] = Writer(
-            prepared.db, prepared.ledger, read=_read_again, learn=prepared.recent.learn
+            prepared.db,
+            prepared.ledger,
+            read=lambda db: Ledger.read(db, prepared.ledger.limits),
+            learn=prepared.recent.learn,
         )
         self._asked: dict[tuple[str, str], anyio.Event] = {}  # idempotency keys of tasks that are being added
         self._readers: LifoQueue[sqlite3.Connection] = LifoQueue()
@@ -339,9 +342,8 @@ class SqliteStore:
     async def redeem_join_code(self, hash: str, *, host_id: str, token: Token, now: int) -> dict[str, str]:
         def learn(ledger: Ledger, labels: dict[str, str]) -> None:
             self._recent.learn_token(token)
-            host = hosts.relabelled(ledger, host_id, labels)
-            if host is not None:
-                self._recent.hosts[host_id] = host
+            hosts.relabelled(ledger, host_id, labels)
+            self._recent.relabel(host_id, labels)  # its row there may know less than the ledger's, which runs ahead
 
         return await self._writer.write(lambda db: access.redeem_join_code(db, hash, host_id, token, now), learn)
 
@@ -372,7 +374,7 @@ class _Bringing:
     async def _fetch(self, ledger: Ledger, lack: Lack) -> None:
         forgot = ledger.forgot
         found = await self._store._read(lambda db: look_up(db, lack))
-        if ledger.forgot == forgot:
+        if self._store._writer.is_current(ledger) and ledger.forgot == forgot:
             self._kept += ledger.bring(found)
             self._absent.update(set(lack.tasks).difference(task.id for task in found.tasks))
             self._absent.update(set(lack.sessions).difference(session.id for session in found.sessions))
@@ -421,9 +423,3 @@ def _nobody_is_connected(db: sqlite3.Connection, ledger: Ledger, now: int) -> No
         entries, _ = ledger.close()
         entries.write(db)
         del kept
-
-
-def _read_again(db: sqlite3.Connection, older: Ledger) -> Ledger:
-    ledger = Ledger.read(db, older.limits)
-    ledger.take_over_from(older)
-    return ledger

@@ -30,6 +30,8 @@ MAX_IN_FLIGHT: Final = 2  # groups in the thread: the one being committed and th
 IDLE_S: Final = 0.25  # quiet for so long: time for a checkpoint
 MAX_WAL_BYTES: Final = 16 * 1024 * 1024  # checkpoint even while busy
 PAGE: Final = 4096
+AGAIN_S: Final = 1.0  # two failures of the world so close: it lasts, and to read everything again for each caller
+REFUSES_S: Final = 0.1  # would be all we do; so everybody is told for so long
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +55,12 @@ class Book(Protocol):
         """What was changed since the last time, to be made durable, and the news of it."""
         ...
 
-    def settled(self) -> None:
-        """A group became durable."""
+    def settled(self, in_flight: int) -> None:
+        """A group became durable; so many that were handed over are not yet."""
+        ...
+
+    def take_over_from(self, older: Any) -> None:
+        """This one was read from the database; the older one knew things that no row says."""
         ...
 
 
@@ -109,7 +115,7 @@ class Writer(Generic[B]):
         db: sqlite3.Connection,
         ledger: B,
         *,
-        read: Callable[[sqlite3.Connection, B], B],
+        read: Callable[[sqlite3.Connection], B],
         learn: Callable[[Any], None],
     ) -> None:
         self._db = db
@@ -122,6 +128,8 @@ class Writer(Generic[B]):
         self._open = _Group(0)
         self._in_flight = 0
         self._reading: asyncio.Future[None] | None = None
+        self._refusal: StoreUnavailable | None = None  # what the world said last
+        self._refuses_until = self._failed_at = -AGAIN_S
         self._one_at_a_time = asyncio.Lock()
         self._inbox: SimpleQueue[_Group | Callable[[], None] | None] = SimpleQueue()
         self._unwritten_bytes = 0  # in the log, not in the database yet
@@ -141,6 +149,8 @@ class Writer(Generic[B]):
         while not self._is_whole:
             if self._closed:
                 break
+            if self._refusal is not None and self._loop.time() < self._refuses_until:
+                raise StoreUnavailable(self._refusal.detail, code=self._refusal.code)
             if self._reading is None:
                 self._reading = self._loop.create_future()
                 self._reading.add_done_callback(_heard)
@@ -151,10 +161,13 @@ class Writer(Generic[B]):
         return self._ledger
 
     async def decide(
-        self, run: Callable[[B], T], prepare: Callable[[B], Callable[[], Awaitable[None]] | None] = lambda ledger: None
+        self,
+        run: Callable[[B], T],
+        prepare: Callable[[B], Callable[[], Awaitable[None]] | None] = lambda ledger: None,
     ) -> T:
         """Run this on the ledger now; durable when it returns. `prepare` brings into the ledger what `run` needs:
-        it gives None when all is there, else what to do before asking again.
+        it gives None when all is there, else what to do before asking again. `run` is called again when what it
+        decided came to nothing.
         """
         if self._is_whole and not self._closed and prepare(self._ledger) is None:
             try:
@@ -197,12 +210,15 @@ class Writer(Generic[B]):
                 ask = await ready()
                 self._hand_over(always=True)
                 future = ask().future
-                self._open.is_alone = True
+                self._open.is_alone = bool(self._open.operations)
                 self._hand_over(always=True)
                 try:
                     return await future
                 except _Undone:  # by something before it
                     continue
+
+    def is_current(self, ledger: B) -> bool:
+        return self._is_whole and ledger is self._ledger
 
     def _decide(self, ledger: B, run: Callable[[B], Any]) -> _Operation:
         operation = _Operation(self._loop.create_future())
@@ -242,11 +258,16 @@ class Writer(Generic[B]):
         if failure is not None:
             self._undo(group, failure, age)
         else:
-            self._learn(group.news)
-            self._ledger.settled()
-            for operation in group.operations:
-                if operation.then is not None and operation.error is None:
-                    operation.then(self._ledger, operation.value)
+            try:
+                self._learn(group.news)
+                self._ledger.settled(self._in_flight)
+                for operation in group.operations:
+                    if operation.then is not None and operation.error is None:
+                        operation.then(self._ledger, operation.value)
+            except Exception as error:  # a fault of ours; it is durable, but nobody may wait for ever
+                log.exception("what was written could not be told")
+                for operation in group.operations:
+                    operation.error = operation.error or error
             for operation in group.operations:
                 _answer(operation)
         self._hand_over()
@@ -254,6 +275,10 @@ class Writer(Generic[B]):
     def _undo(self, group: _Group, failure: _Failure, age: int) -> None:
         """This group was not written. What was decided since was decided on a ledger that never came to be."""
         undone = [group]
+        if failure.world is not None:
+            now = self._loop.time()
+            self._refuses_until = now + REFUSES_S if now - self._failed_at < AGAIN_S else now
+            self._refusal, self._failed_at = failure.world, now
         if age > self._age:
             self._age = age
             self._is_whole = False
@@ -272,6 +297,7 @@ class Writer(Generic[B]):
     def _is_read(self, ledger: B | None, error: Exception | None) -> None:
         reading, self._reading = self._reading, None
         if ledger is not None:
+            ledger.take_over_from(self._ledger)
             self._ledger = ledger
             self._is_whole = True
         assert reading is not None
@@ -291,12 +317,15 @@ class Writer(Generic[B]):
         await asyncio.shield(self._ended)
 
     def _say_closed(self) -> None:
+        left = [self._open]
         while not self._inbox.empty():
             group = self._inbox.get_nowait()
             if isinstance(group, _Group):
-                for operation in group.operations:
-                    operation.error = StoreUnavailable("the store is closed", code="CLOSED")
-                    _answer(operation)
+                left.append(group)
+        for group in left:
+            for operation in group.operations:
+                operation.error = StoreUnavailable("the store is closed", code="CLOSED")
+                _answer(operation)
         if self._reading is not None:
             self._is_read(None, StoreUnavailable("the store is closed", code="CLOSED"))
         if not self._ended.done():
@@ -377,7 +406,7 @@ class Writer(Generic[B]):
     def _read_again(self) -> None:
         try:
             self._roll_back()
-            ledger = self._read(self._db, self._ledger)
+            ledger = self._read(self._db)
         except Exception as error:
             known = unavailable(error) if isinstance(error, sqlite3.Error) else None
             self._in_loop(self._is_read, None, known or error)

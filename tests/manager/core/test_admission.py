@@ -1,9 +1,11 @@
 """What a task may ask for at all."""
 
+from typing import Any
+
 import pytest
 
 from gateway.core.environment import REFUSED, matches
-from manager.core.admission import KNOWN_AGENTS, REFUSED_ENV, check_env
+from manager.core.admission import KNOWN_AGENTS, MAX_DEPTH, REFUSED_ENV, check_depth, check_env
 from manager.errors import Invalid
 from shared_types.hosts import canonical_agent
 
@@ -34,3 +36,18 @@ def test_what_the_manager_refuses_a_host_refuses_too(pattern: str) -> None:
 
 def test_known_agents_are_canonical() -> None:
     assert {canonical_agent(agent) for agent in KNOWN_AGENTS} == KNOWN_AGENTS == {"claude-code", "gemini", "opencode"}
+
+
+def test_metadata_nested_without_end_is_refused() -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        value: Any = {}
+        for number in range(depth - 1):
+            value = {"a": value} if number % 2 else {"a": [1, value], "b": {}}
+        return dict(value)
+
+    check_depth({"a": 1, "b": [1, 2, {"c": "d"}]})
+    check_depth(nested(MAX_DEPTH // 2))
+    with pytest.raises(Invalid) as refused:
+        check_depth(nested(MAX_DEPTH + 1))
+
+    assert (refused.value.code, refused.value.field) == ("METADATA_TOO_DEEP", "$.metadata")

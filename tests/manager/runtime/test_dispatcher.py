@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -190,9 +191,70 @@ async def test_a_claim_that_could_not_be_made_durable_is_called_off(
 
         await h.dispatcher.hand_out()
         again = await hand.expect(TaskExecute)
-        assert (again.task.task_id, again.attempt) == (task_id, 1)
+        assert (again.task.task_id, again.attempt) == (task_id, 2)  # what it says of the first is not about this one
         assert again.uid != told.uid
         assert await h.kinds(task_id) == ["queued", "assigned"]
+
+
+def a_full_disk(gate: threading.Event) -> Callable[[sqlite3.Connection], None]:
+    def fail(db: sqlite3.Connection) -> None:
+        gate.wait(10)
+        full = sqlite3.OperationalError("disk full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise full
+
+    return fail
+
+
+async def test_what_a_host_says_of_a_claim_that_came_to_nothing_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: Plan(holds=True, events=0)))
+        gate = threading.Event()
+        tasks: list[str] = []
+
+        async def fail() -> None:
+            with pytest.raises(StoreUnavailable):
+                await h.store._writer.write(a_full_disk(gate))
+
+        async def submit() -> None:
+            tasks.append(await h.submit())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+            await h.until_true(lambda: h.store._writer._in_flight)
+            group.start_soon(submit)  # its group waits behind the one that will fail, and is tried again
+            await h.until_true(lambda: host.executed)
+            gate.set()
+
+        await h.until(tasks[0], TaskState.RUNNING)
+        await anyio.wait_all_tasks_blocked()
+        assert host.started == [(tasks[0], 2)]
+        assert await h.kinds(tasks[0]) == ["queued", "assigned", "running"]
+
+
+async def test_a_task_whose_claim_came_to_nothing_starts_on_one_host_alone(tmp_path: Path) -> None:
+    async with hall(tmp_path, loops=False) as h:
+        first = await h.online(FakeHost("a", plan=lambda _: Plan(holds=True, events=0)))
+        task_id = await h.submit()
+        gate = threading.Event()
+
+        async def fail() -> None:
+            with pytest.raises(StoreUnavailable):
+                await h.store._writer.write(a_full_disk(gate))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+            await h.until_true(lambda: h.store._writer._in_flight)
+            group.start_soon(h.dispatcher.hand_out)
+            await h.until_true(lambda: first.executed)
+            gate.set()
+        second = await h.online(FakeHost("b", plan=lambda _: Plan(holds=True, events=0)))
+        for _ in range(3):
+            await h.dispatcher.hand_out()
+
+        await h.until(task_id, TaskState.RUNNING)
+        await anyio.wait_all_tasks_blocked()
+        assert len(first.started + second.started) == 1
 
 
 async def test_tasks_of_many_kinds_spread_over_hosts_by_load(tmp_path: Path) -> None:

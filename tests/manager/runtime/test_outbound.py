@@ -57,8 +57,9 @@ def test_work_that_was_not_written_can_be_taken_back() -> None:
     out.give(*execute("t2"))
     out.next()
 
-    assert not out.take_back("t1")
-    assert out.take_back("t2")
+    assert not out.take_back(execute("t1")[1])
+    assert not out.take_back(msgspec.structs.replace(execute("t2")[1], uid="another attempt"))
+    assert out.take_back(execute("t2")[1])
     assert out.next() is None
 
 

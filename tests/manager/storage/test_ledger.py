@@ -192,7 +192,7 @@ class Truth(RuleBasedStateMachine):
             entries.write(self.db)
             self.db.execute("COMMIT")
             self.recent.learn(news)
-            self.book.settled()
+            self.book.settled(len(self.in_flight))
 
     @rule()
     def commit(self) -> None:
@@ -288,16 +288,63 @@ def test_what_is_not_durable_yet_is_not_forgotten(tmp_path: Path, settled_before
     db = open_writer(tmp_path / "x.db")
     book = Ledger.read(db, DEFAULT_LIMITS, hot_bytes=1)
     for _ in range(settled_before):
-        book.settled()
+        book.close()
+        book.settled(0)
     on_their_way = []
-    for _ in range(4):
+    for _ in range(settled_before + 7):
         on_their_way.append(a_task())
         tasks.add(book, on_their_way[-1], 100)
         book.close()
     tasks.add(book, late := a_task(), 100)
 
-    for _ in on_their_way:
-        book.settled()
+    for left in reversed(range(len(on_their_way))):
+        book.settled(left)
 
     assert book.find(late.task_id) is not None
+    db.close()
+
+
+def test_an_attempt_that_came_to_nothing_is_not_counted_again(tmp_path: Path) -> None:
+    db = open_writer(tmp_path / "x.db")
+    book = Ledger.read(db, DEFAULT_LIMITS)
+    host = hosts.connected(book, "h1", can("command"), (), 2, None, None, T0)
+    tasks.add(book, a_task(), 100)
+    entries, _ = book.close()
+    entries.write(db)
+    book.settled(0)
+
+    def claimed_by(book: Ledger) -> int:
+        (key,) = book.queues
+        offer = Offer(
+            host_id="h1",
+            generation=host.generation,
+            keys=frozenset({key}),
+            used=0,
+            slots=1,
+            last_assigned_at=0,
+            cwd="/",
+        )
+        _, heads = claims.heads(book, [offer], T0)
+        book.bring(look_up(db, book.lacks([task_id for _, _, task_id, _ in heads])))
+        (claim,) = claims.claim(book, [offer], T0 + 9, T0)
+        return claim.record.attempt
+
+    for attempt in (1, 2, 3):
+        assert claimed_by(book) == attempt
+        if attempt == 2:
+            book.close()  # on its way to the disk, or not even that
+        older, book = book, Ledger.read(db, DEFAULT_LIMITS)
+        book.take_over_from(older)
+    db.close()
+
+
+def test_a_queues_number_that_was_told_in_vain_keeps_its_meaning(tmp_path: Path) -> None:
+    db = open_writer(tmp_path / "x.db")
+    older, book = Ledger.read(db, DEFAULT_LIMITS), Ledger.read(db, DEFAULT_LIMITS)
+    tasks.add(older, a_task(agent_type="one"), 100)
+    book.take_over_from(older)
+
+    tasks.add(book, a_task(agent_type="other"), 100)
+
+    assert older.queues.keys().isdisjoint(book.queues)
     db.close()

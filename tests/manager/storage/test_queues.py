@@ -33,3 +33,14 @@ def test_it_does_not_remember_all_that_ever_left() -> None:
         queue.leave(no)
 
     assert len(queue._heap) < 100
+
+
+def test_a_task_that_comes_back_into_another_queue_stands_in_the_line_as_it_is_now() -> None:
+    line = Queue(0)
+    line.enter((5, 1, "task_1", 7))
+    line.enter((5, 2, "task_2", 7))
+    line.leave(1)
+    line.enter((5, 1, "task_1", 8))
+
+    assert line.first(9) == [(5, 1, "task_1", 8), (5, 2, "task_2", 7)]
+    assert line.first(9) == [(5, 1, "task_1", 8), (5, 2, "task_2", 7)]

@@ -69,7 +69,7 @@ class Book:
         self.open: list[str] = []
 
     @classmethod
-    def read(cls, db: sqlite3.Connection, older: "Book | None" = None) -> "Book":
+    def read(cls, db: sqlite3.Connection) -> "Book":
         return cls([word for (word,) in db.execute("SELECT word FROM word ORDER BY rowid")])
 
     def put(self, word: str) -> int:
@@ -81,7 +81,10 @@ class Book:
         words, self.open = self.open, []
         return Words(words), words
 
-    def settled(self) -> None:
+    def settled(self, in_flight: int) -> None:
+        pass
+
+    def take_over_from(self, older: "Book") -> None:
         pass
 
 
@@ -195,6 +198,47 @@ async def test_what_changes_nothing_needs_no_commit_but_waits_for_what_it_saw(db
     await writer.close()
 
 
+async def test_what_changes_nothing_waits_for_what_it_saw_on_its_way_to_the_disk(db: Database) -> None:
+    writer = a_writer(db)
+    gate = threading.Event()
+    answers: list[Any] = []
+
+    async def look() -> None:
+        answers.append(await writer.decide(lambda book: list(book.known)))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.write, lambda db: gate.wait(10))
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(writer.decide, put("a"))
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(look)
+        await anyio.wait_all_tasks_blocked()
+        assert answers == []
+        gate.set()
+
+    assert answers == [["a"]]
+    await writer.close()
+
+
+async def test_who_comes_after_a_fault_that_was_tried_alone_is_not_blamed_for_it(db: Database) -> None:
+    writer = a_writer(db)
+
+    def break_down(book: Book) -> None:
+        raise ZeroDivisionError
+
+    async def once_more() -> Any:
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        return await writer.decide(put("b"))
+
+    answers = await all_at_once(
+        writer.decide(put("a")), writer.decide(break_down), once_more(), writer.decide(put("poison"))
+    )
+
+    assert [type(answer) for answer in answers] == [int, ZeroDivisionError, int, ZeroDivisionError]
+    assert sorted(await in_the_end(writer)) == ["a", "b"]
+
+
 async def test_an_operation_that_is_refused_fails_alone(db: Database) -> None:
     writer = a_writer(db)
 
@@ -276,6 +320,22 @@ async def test_a_full_disk_is_told_to_all_and_over_when_there_is_room(
     assert second == 1
     assert await in_the_end(writer) == ["b"]
     assert "DISK_FULL" in caplog.text
+
+
+async def test_a_disk_that_stays_full_is_not_asked_by_everybody(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "REFUSES_S", 60)
+    db.faults = [("COMMIT", sqlite_error(sqlite3.SQLITE_FULL)), ("COMMIT", sqlite_error(sqlite3.SQLITE_FULL))]
+    writer = a_writer(db)
+
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable) as caught:
+            await writer.decide(put("a"))
+        assert caught.value.code == "DISK_FULL"
+
+    assert db.faults == []
+    monkeypatch.setattr(writer, "_refuses_until", 0)
+    assert await writer.decide(put("b")) == 1
+    await writer.close()
 
 
 async def test_a_disk_that_fails_while_undoing_too_leaves_nobody_waiting_and_nothing_half_done(db: Database) -> None:

@@ -44,7 +44,7 @@ from manager.storage.sqlite import SqliteStore
 from shared_types import __version__
 from shared_types.api import TokenKind
 
-SWITCH_INTERVAL_S: Final = 0.0005  # the writer thread hands the interpreter back ten times sooner than by default
+SWITCH_INTERVAL_S: Final = 0.0001  # the writer thread wants little of the interpreter, and should not wait long for it
 # Nearly all garbage of ours goes by counting references; looking for circles among all records in memory at every
 # 700th new object cost a seventh of the time.
 GC_THRESHOLDS: Final = (10_000, 20, 10)

@@ -208,6 +208,8 @@ def judge(record: Record, change: Change) -> Verdict:
             return Verdict.AGAIN
         if heard is Heard.GAP:
             return Verdict.GAP if record.status in ON_A_HOST else Verdict.STALE
+    if change.cause is Cause.NEVER_STARTED and change.attempt is None and record.accepted:
+        return Verdict.STALE  # whoever wants it looked at the record as it was before its host was ready
     if (change.attempt is not None or change.reachable is not None) and record.status not in ON_A_HOST:
         return Verdict.STALE
     return Verdict.TAKEN

@@ -25,7 +25,10 @@ READ_EVENTS: Final = (
     "SELECT e.no, t.id, e.attempt, e.count, e.bodies FROM event e JOIN task t ON t.no = e.task_no"
     " WHERE e.no > ? AND e.no <= ? ORDER BY e.no"
 )
-TASKS_DUE: Final = "SELECT record FROM standing WHERE deadline_at <= ? ORDER BY deadline_at LIMIT ?"
+TASKS_DUE: Final = (
+    "SELECT t.id FROM standing s JOIN task t ON t.no = s.task_no WHERE s.deadline_at <= ?"
+    " ORDER BY s.deadline_at LIMIT ?"
+)
 ASKED_BEFORE: Final = "SELECT id, digest FROM task WHERE actor = ? AND idempotency_key = ?"
 
 
@@ -42,8 +45,9 @@ def load(db: sqlite3.Connection, task_id: str) -> tuple[Spec, Record]:
     return msgspec.structs.replace(_spec.decode(row[0]), prompt=row[1]), _record.decode(row[2])
 
 
-def due(db: sqlite3.Connection, now: int, limit: int) -> list[Record]:
-    return [_record.decode(text) for (text,) in db.execute(TASKS_DUE, (now, limit))]
+def due(db: sqlite3.Connection, now: int, limit: int) -> list[str]:
+    """Ids. How they stand the ledger knows better: these rows may be behind it."""
+    return [task_id for (task_id,) in db.execute(TASKS_DUE, (now, limit))]
 
 
 def asked_before(db: sqlite3.Connection, actor: str, key: str) -> tuple[str, str] | None:

@@ -229,7 +229,12 @@ class SqliteStore:
         )
 
     async def due(self, now: int, limit: int) -> list[Record]:
-        return await self._read(lambda db: reading.due(db, now, limit))
+        ids = await self._read(lambda db: reading.due(db, now, limit))
+        bringing = _Bringing(self)
+        return await self._writer.decide(
+            lambda ledger: operations.still_due(ledger, ids, now),
+            lambda ledger: bringing.all_of(ledger, ledger.lacks(ids)),
+        )
 
     # --- events ---------------------------------------------------------------------------------------
 

@@ -29,6 +29,11 @@ def add(ledger: Ledger, new: NewTask, max_queued: int) -> Task:
     return tasks.show(hot.spec, hot.record, full_prompt=True)
 
 
+def still_due(ledger: Ledger, task_ids: Sequence[str], now: int) -> list[Record]:
+    records = [ledger.must_find(task_id).record for task_id in task_ids]
+    return [record for record in records if record.deadline_at is not None and record.deadline_at <= now]
+
+
 def change(ledger: Ledger, changes: Sequence[Change]) -> list[Taken]:
     return [change_one(ledger, one) for one in changes]
 

@@ -67,6 +67,19 @@ class Story:
 # --- the way through ----------------------------------------------------------------------------------
 
 
+def test_a_deadline_that_was_looked_at_before_the_host_was_ready_gives_nothing_back():
+    story = Story().claimed()
+    looked_at = story.record
+    story.says(Cause.ACCEPTED)
+
+    too_late = tasks.overdue(looked_at, T0 + 10_000)
+    assert too_late is not None
+    assert too_late.cause is Cause.NEVER_STARTED
+    applied = tasks.apply(story.spec, story.record, too_late)
+
+    assert (applied.verdict, applied.record) == (Verdict.STALE, story.record)
+
+
 def test_each_state_is_told_in_the_log_once() -> None:
     story = Story().running().says(Cause.STARTED, agent_session_id="abc").says(Cause.SUCCEEDED)
 

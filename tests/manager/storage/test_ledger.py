@@ -173,10 +173,12 @@ class Truth(RuleBasedStateMachine):
     @rule(later=st.integers(0, 2_000_000))
     def watch(self, later: int) -> None:
         self.now += later
-        for late in reading.due(self.db, self.now, 3):
-            change = core.overdue(self.hot(late.id).record, self.now)
-            if change is not None:
-                tasks.change(self.book, [change])
+        late = reading.due(self.db, self.now, 3)
+        self.bring(self.book.lacks(late))
+        for record in tasks.still_due(self.book, late, self.now):
+            change = core.overdue(record, self.now)
+            assert change is not None
+            tasks.change(self.book, [change])
 
     @rule()
     def hand_over(self) -> None:

@@ -456,6 +456,29 @@ async def test_after_a_fault_memory_and_rows_agree(path: Path) -> None:
         assert {state: n for state, n in (await store.counts()).items() if n} == {"running": 1}
 
 
+async def test_a_deadline_that_the_rows_still_have_and_the_ledger_has_not_is_not_due(path: Path) -> None:
+    async with await SqliteStore.open(path, now=T0) as store:
+        task = await submit(store, queue_ttl=1_000)
+        late = T0 + 2_000
+        gate = threading.Event()
+        due: list[Any] = []
+
+        async def look() -> None:
+            due.extend(await store.due(late, 10))
+
+        assert [record.id for record in await store.due(late, 10)] == [task.id]
+        async with anyio.create_task_group() as group:
+            group.start_soon(store._writer.write, lambda db: gate.wait(10))
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(store.change, [Change(task_id=task.id, now=T0, cause=Cause.ABORT)])
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(look)
+            await anyio.wait_all_tasks_blocked()
+            gate.set()
+
+        assert due == []
+
+
 async def test_a_disk_that_fills_up_refuses_and_recovers(path: Path) -> None:
     async with await SqliteStore.open(path, now=T0) as store:
         first = await submit(store)

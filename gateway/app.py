@@ -184,11 +184,18 @@ async def serve(settings: Settings) -> int:
             group.start_soon(_obey_signals, group.cancel_scope, settings, gateway)
             group.start_soon(gateway.live)
     except* Revoked as revoked:
-        _log.error("manager.revoked", why=str(revoked.exceptions[0]))
+        _log.error("manager.revoked", why=str(_first(revoked)), hint="join again: fleetgate join URL CODE")
         gateway.notifier.say("STOPPING=1", "STATUS=the manager revoked this host's token")
         code = EX_REVOKED
     _log.info("gateway.left", running=gateway.crew.alive)
     return code
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error itself, out of the task groups that it came through."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Ready:

@@ -81,11 +81,13 @@ async def create_token(request: Request[Any, Any, Any]) -> Response[TokenCreated
     tags=["access"],
 )
 async def revoke_token(request: Request[Any, Any, Any], token_id: FromPath[str]) -> Response[TokenInfo]:
-    """Counts at once: open streams of this token end; a host's link ends within one heartbeat."""
+    """Counts at once: open streams of this token end, and so does a host's link when it was the host's last token."""
     s = services(request)
     info = await s.store.revoke_token(token_id, s.clock.now())
     s.access.forget(info.id)
     s.doors.put_out(info.id)
+    if info.host_id is not None:
+        await s.hosts.put_out(info.host_id)
     return Reply(info)
 
 

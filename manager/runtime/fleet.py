@@ -21,8 +21,10 @@ from manager.core.lifecycle import ON_A_HOST
 from manager.core.registry import Member, Registry
 from manager.core.scheduling import Offer, Requirement
 from manager.core.tasks import Record
-from manager.ports import Announcements, Claim, Clock, HostRow, Store, TaskQuery
+from manager.errors import StoreUnavailable
+from manager.ports import Announcements, Claim, Clock, HostRow, Standing, Store, TaskQuery
 from manager.runtime.arrears import Arrears
+from manager.runtime.recorder import REVOKED
 from shared_types.hosts import AgentInfo, HostCapabilities, HostState, HostStatus, Vitals, canonical_agent
 from shared_types.messages import GatewayConfig
 
@@ -271,6 +273,19 @@ class Fleet:
         status = await self.status(host_id)
         self._announcer.host(status)
         return status
+
+    async def put_out(self, host_id: str) -> None:
+        """A token of this host was revoked: when it was the last, its connection ends now."""
+        link = self._links.get(host_id)
+        if link is None:
+            return
+        try:
+            standing = await self._store.host_seen(host_id, link.generation, link.last_heard_at)
+        except StoreUnavailable as error:  # its next heartbeat asks again
+            log.warning("not put out yet", host=host_id, error=str(error))
+            return
+        if standing is Standing.REVOKED:
+            link.end(4401, REVOKED)
 
     def update_config(self, host_id: str, config: GatewayConfig) -> bool:
         """Ask the gateway; it answers with what it really does. False: the host is not here."""

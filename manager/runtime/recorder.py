@@ -31,6 +31,8 @@ FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 2.0
 TAKEN_OVER: Final = "a newer connection of this host took over"
 
+REVOKED: Final = "REVOKED: this host's token is revoked"
+
 log = structlog.get_logger(__name__)
 
 
@@ -207,7 +209,7 @@ class Recorder:
             log.warning("a sign of life was not written down", host=self._talk.host_id, error=str(error))
             return
         if standing is Standing.REVOKED:
-            self._end(4401, "REVOKED: this host's token is revoked")
+            self._end(4401, REVOKED)
         elif standing is Standing.SUPERSEDED:
             self._end(4409, TAKEN_OVER)
 

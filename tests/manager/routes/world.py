@@ -112,6 +112,7 @@ class Hosts:
 
     def add(self, host_id: str, status: HostState = HostState.ONLINE) -> HostStatus:
         capabilities = HostCapabilities(name=host_id, agents=("claude-code",), max_concurrent=2, cwd="/tmp")
+        self.put_out_hosts: list[str] = []
         self.known[host_id] = HostStatus(
             host_id=host_id,
             name=host_id,
@@ -132,6 +133,9 @@ class Hosts:
             return self.known[host_id]
         except KeyError:
             raise NotFound(f"There is no host {host_id}.", code="NO_SUCH_HOST") from None
+
+    async def put_out(self, host_id: str) -> None:
+        self.put_out_hosts.append(host_id)
 
     async def drain(self, host_id: str) -> HostStatus:
         self.known[host_id] = msgspec.structs.replace(await self.status(host_id), draining=True)

@@ -138,6 +138,22 @@ async def test_a_revoked_host_is_put_out_at_its_next_heartbeat(tmp_path: Path, m
         assert (closed.code, closed.reason[:8]) == (4401, "REVOKED:")
 
 
+async def test_a_host_whose_last_token_is_revoked_is_put_out_at_once(tmp_path: Path) -> None:
+    async with manager(tmp_path) as (client, url):
+        token, token_id = await host_token(client, "h1")
+        _, other_id = await host_token(client, "h1")
+        async with dial(url, token) as line:
+            hand = Hand(line)
+            await hand.register(greeting())
+            assert (await client.delete(f"/api/auth/tokens/{other_id}")).is_success
+            assert (await client.get("/api/hosts/h1")).json()["status"] == "online"
+
+            assert (await client.delete(f"/api/auth/tokens/{token_id}")).is_success
+            closed = await hand.hangs_up()
+
+        assert (closed.code, closed.reason[:8]) == (4401, "REVOKED:")
+
+
 async def test_a_host_whose_machine_is_gone_is_offline_after_its_silence(tmp_path: Path) -> None:
     async with manager(tmp_path, heartbeat_s=0.1, host_ttl_s=0.5) as (client, url):
         token, _ = await host_token(client, "h1")

@@ -201,7 +201,7 @@ async def send(desk: Desk, task: str, text: str) -> None:
     else:
         words = {
             "stored": "kept until the host has it",
-            "sent": "on its way to the agent",
+            "sent": "sent to its host; the log will say whether the agent took it",
             "taken": "the agent has it",
             "refused": "the agent does not get it; the task's log says why",
         }

@@ -536,7 +536,7 @@ def test_stop_asks_and_kill_does_not(api: FakeApi):
     ("state", "words"),
     [
         ("stored", "kept until the host has it"),
-        ("sent", "on its way to the agent"),
+        ("sent", "sent to its host; the log will say whether the agent took it"),
         ("taken", "the agent has it"),
         ("refused", "the agent does not get it; the task's log says why"),
     ],

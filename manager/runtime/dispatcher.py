@@ -28,7 +28,6 @@ from shared_types.tasks import Reason
 
 ACCEPT_MS: Final = 15_000  # a host has so long to say that it is ready
 LOOK_EVERY_S: Final = 1.0
-FULL_ROUND: Final = 100  # a claim that gives this many may have left some
 ROUNDS: Final = 4
 
 log = structlog.get_logger(__name__)
@@ -94,11 +93,11 @@ class Dispatcher:
             except StoreUnavailable:
                 told.call_off()
                 raise
-            if claims:
-                self._announcer.claimed(claims)
-                await self.tell([claim for claim in claims if claim.record.uid not in told.uids])
-            if len(claims) < FULL_ROUND:
+            if not claims:
                 return
+            # Then again: a claim looks at the most urgent tasks alone, and those may all have been for one full host.
+            self._announcer.claimed(claims)
+            await self.tell([claim for claim in claims if claim.record.uid not in told.uids])
 
     async def tell(self, claims: Sequence[Claim]) -> None:
         """Tell their hosts; what cannot be told goes back to the queue. Raises StoreUnavailable."""

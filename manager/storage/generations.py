@@ -51,8 +51,3 @@ class Generations(Generic[K, V]):
         self._young = {}
         self._weight = 0
         return True
-
-    def clear(self) -> None:
-        self._young.clear()
-        self._old.clear()
-        self._weight = 0

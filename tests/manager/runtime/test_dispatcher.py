@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from manager.errors import StoreUnavailable
+from manager.storage.claims import MAX_HEADS
 from manager.storage.entries import Entries
 from shared_types.hosts import AgentInfo
 from shared_types.messages import Registered, TaskAbort, TaskExecute
@@ -255,6 +256,22 @@ async def test_a_task_whose_claim_came_to_nothing_starts_on_one_host_alone(tmp_p
         await h.until(task_id, TaskState.RUNNING)
         await anyio.wait_all_tasks_blocked()
         assert len(first.started + second.started) == 1
+
+
+async def test_many_urgent_tasks_for_a_full_host_keep_no_other_host_waiting(tmp_path: Path) -> None:
+    async with hall(tmp_path, loops=False) as h:
+        labels = {"kind": "busy"}
+        await h.online(FakeHost("busy", slots=1, labels=labels, plan=lambda _: Plan(holds=True, events=0)))
+        await h.online(FakeHost("free", slots=1, plan=lambda _: Plan(holds=True, events=0)))
+        for number in range(MAX_HEADS):  # each in a queue of its own
+            rules = LabelRules(require=labels, avoid={"job": str(number)})
+            await h.submit(labels=rules, priority=0)
+        late = await h.submit(host_id="free", priority=9)
+
+        await h.dispatcher.hand_out()
+
+        assert (await h.store.task(late)).host_id == "free"
+        assert len(await h.store.on_host("busy")) == 1
 
 
 async def test_tasks_of_many_kinds_spread_over_hosts_by_load(tmp_path: Path) -> None:

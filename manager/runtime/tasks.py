@@ -5,13 +5,13 @@ told when it comes back. Who may do what was decided before. Ids are whole ids h
 """
 
 from hashlib import sha256
-from secrets import token_bytes
 from typing import Final
 
 import anyio
 import msgspec
 import structlog
 
+from manager.chance import Chance
 from manager.core import admission
 from manager.core.lifecycle import Cause
 from manager.core.tasks import Change, Record, Spec, Verdict, requirement
@@ -21,7 +21,7 @@ from manager.ports import Announcements, Clock, NewTask, Store, Taken
 from manager.runtime.fleet import Fleet
 from shared_types.api import InputReceipt, InputState, TaskCreate, Why
 from shared_types.hosts import canonical_agent
-from shared_types.ids import RANDOM_BYTES, new_id
+from shared_types.ids import new_id
 from shared_types.tasks import Reason, Task, TaskState
 
 MAX_QUEUED: Final = 100_000
@@ -48,7 +48,7 @@ class Tasks:
         self._clock = clock
         self._max_queued = max_queued
         self._queue_ttl_ms = queue_ttl_ms
-        self._chance = b""
+        self._chance = Chance()
 
     async def submit(
         self, create: TaskCreate, *, actor: str, idempotency_key: str | None = None, trace_id: str = ""
@@ -69,7 +69,7 @@ class Tasks:
         if create.host_id is not None and create.host_id not in self._fleet.registry:
             await self._store.host(create.host_id)
         now = self._clock.now()
-        task_id = new_id("task", now, self._random())
+        task_id = new_id("task", now, self._chance.draw())
         spec = Spec(
             prompt=create.prompt,
             agent_type=agent,
@@ -140,7 +140,7 @@ class Tasks:
         admission.check_text(content, field="$.content", code="INPUT_TOO_LARGE")
         now = self._clock.now()
         self._fleet.expect_input(task_id)  # before it is stored: the agent may start while we wait
-        name = input_id or new_id("input", now, self._random())
+        name = input_id or new_id("input", now, self._chance.draw())
         try:
             with anyio.CancelScope(shield=True):  # once it is stored the agent gets it, whether somebody waits or not
                 stored = await self._store.add_input(task_id, name, content, now)
@@ -164,13 +164,6 @@ class Tasks:
             return explain(task, (), now)
         hosts = await self._fleet.statuses()
         return explain(task, hosts, now, position=await self._store.position(task_id))
-
-    def _random(self) -> bytes:
-        """Chance for one name. Asking the system for it each time means letting go of the interpreter each time."""
-        if not self._chance:
-            self._chance = token_bytes(100 * RANDOM_BYTES)
-        random, self._chance = self._chance[:RANDOM_BYTES], self._chance[RANDOM_BYTES:]
-        return random
 
     async def _decide(self, change: Change, cannot: str, code: str) -> Record:
         """Commit one change of ours and announce it. Raises NotFound, Conflict.

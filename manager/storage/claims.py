@@ -6,7 +6,6 @@ stands in its way then, so it gives up when that has cost as much as looking at 
 tasks are chosen. Taken slots are the tasks held: there is no counter that could be wrong.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from heapq import nsmallest
@@ -110,7 +109,7 @@ def _assign(ledger: Ledger, chosen: Assignment, accept_by: int, now: int) -> Cla
         now=now,
         cause=Cause.CLAIM,
         host_id=chosen.host_id,
-        uid=os.urandom(10).hex(),
+        uid=ledger.chance.draw().hex(),
         accept_by=accept_by,
         spent=ledger.spent_attempts(chosen.task_id),
         accepted=host.protocol < 2,  # the base dialect has no word for it: told is started

@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from manager.chance import Chance
 from manager.core import tasks
 from manager.core.lifecycle import ON_A_HOST, TRANSITIONS
 from manager.core.scheduling import Requirement
@@ -110,6 +111,7 @@ class Ledger:
 
     def __init__(self, limits: Limits, *, hot_bytes: int = HOT_BYTES) -> None:
         self.limits = limits
+        self.chance = Chance()
         self.hosts: dict[str, HostRow] = {}
         self.labels: dict[str, dict[str, str]] = {}  # given by the manager, also to hosts that never connected
         self.resting: dict[str, int] = {}  # host -> until when it is not asked again

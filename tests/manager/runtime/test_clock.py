@@ -79,8 +79,25 @@ def test_a_clock_that_was_not_running_is_taken_over():
     clock = machine.clock()
 
     machine.is_set(+1_700_000_000_000)
+    machine.passes(1)
 
     assert clock.now() == machine.wall
+
+
+def test_asked_again_at_once_it_says_the_same_and_forgets_no_time():
+    machine = Machine()
+    nanoseconds = [0]
+    clock = SystemClock(
+        wall=lambda: machine.wall * 1_000_000 + nanoseconds[0],
+        steady=lambda: machine.steady * 1_000_000 + nanoseconds[0],
+    )
+    said = []
+
+    for nanoseconds[0] in range(0, 3_000_000, 100_000):  # three milliseconds in tenths
+        said.append(clock.now() - machine.wall)
+
+    assert said == sorted(said)
+    assert set(said) == {0, 1, 2}
 
 
 def test_a_day_is_still_followed_slowly():

@@ -236,6 +236,12 @@ class Store(Protocol):
         """
         ...
 
+    async def accept(self, changes: Sequence[Change]) -> list[Taken]:
+        """As `change`, for acceptances: returns when the claims they speak of are durable. That they were accepted is
+        written soon after; should that come to nothing, they count as accepted all the same (`tasks.doubted`).
+        """
+        ...
+
     async def claim_of(self, task_id: str) -> Claim | None:
         """The current attempt of a task with its spec, while it is on a host."""
         ...

@@ -156,7 +156,8 @@ class Link:
         config: GatewayConfig | None = None,
     ) -> Welcome:
         """Compare what we believe with what the host reports. `records` hold its slots; `is_same_instance`: this
-        gateway process is the one that we talked to last, so what it does not name it never began.
+        gateway process is the one that we talked to last, so what it does not name it never began. Nor did another
+        process on a machine that runs since before the attempt: what a gateway begins it keeps on disk first.
         """
         if self.dialect == BASE:
             return self._welcome_base(records)
@@ -168,7 +169,8 @@ class Link:
         for record in records:
             said = reported.pop((record.id, record.attempt), None)
             if said is None or said.uid != record.uid:
-                changes.append(self._missing(record, now, is_same_instance))
+                is_same_boot = record.boot is not None and record.boot == register.boot_id
+                changes.append(self._missing(record, now, is_same_instance or is_same_boot))
                 if said is not None:
                     resume.append(_stop(said))
                 continue
@@ -208,10 +210,10 @@ class Link:
             running=tuple(running),
         )
 
-    def _missing(self, record: Record, now: int, is_same_instance: bool) -> Change:
-        """We believe that the host has it; the host does not name it."""
+    def _missing(self, record: Record, now: int, remembers: bool) -> Change:
+        """We believe that the host has it; the host does not name it. `remembers`: it would know what it began."""
         never_heard_of = record.heard == 0 and record.started_at is None
-        if not record.accepted or (is_same_instance and never_heard_of):
+        if not record.accepted or (remembers and never_heard_of):
             detail = f"Host {self.host_id} came back without it; it was not started"
             return self._change(record, now, cause=Cause.NEVER_STARTED, detail=detail)
         detail = f"Host {self.host_id} came back and no longer knows it"

@@ -86,7 +86,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     host_id: str | None = None
     attempt: int = 0
     uid: str = ""  # names the current attempt beyond doubt
-    accepted: bool = False  # `task:start` may have been sent: the attempt may have started
+    boot: str | None = None  # the run of the machine that it was given to, when its host said so
+    accepted: bool = False  # `task:start` may have been sent: the attempt may have started; see `doubted`
     heard: int = 0
     reason: str | None = None  # of its end; of the last refusal while it is queued again
     detail: str | None = None
@@ -116,8 +117,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     three are current. A report with `span` (first, last) is taken only if `first` is the next record.
     The manager's own changes have `attempt` None and speak of the task as it stands.
     `events` are bodies of AgentEvents, one line of JSON each.
-    A claim also says `uid`, `accept_by`, and `accepted` for a host whose dialect has no acceptance; attempts up to
-    `spent` came to nothing and are not counted again, for a host may know them.
+    A claim also says `uid`, `boot` of its host, `accept_by`, and `accepted` for a host whose dialect has no
+    acceptance; attempts up to `spent` came to nothing and are not counted again, for a host may know them.
     `kill` on an abort: no grace.
     """
 
@@ -136,6 +137,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reachable: bool | None = None
     kill: bool = False
     uid: str = ""
+    boot: str | None = None
     accept_by: int | None = None
     accepted: bool = False
     spent: int = 0
@@ -320,6 +322,7 @@ def _consequences(
 _NOT_ON_A_HOST: Final[dict[str, Any]] = {
     "host_id": None,
     "uid": "",
+    "boot": None,
     "accepted": False,
     "heard": 0,
     "disconnected_since": None,
@@ -335,6 +338,7 @@ def _claimed(record: Record, change: Change, limits: Limits) -> dict[str, Any]:
         "host_id": change.host_id,
         "attempt": max(record.attempt, change.spent) + 1,
         "uid": change.uid,
+        "boot": change.boot,
         "accepted": change.accepted,
         "heard": 0,
         "reason": None,
@@ -489,6 +493,15 @@ def given_up(record: Record, now: int) -> Change:
         more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
         detail = f"Every host that could run it refused: {', '.join(named[:MOST_NAMED])}{more}; the last said: {last}"
     return Change(task_id=record.id, now=now, cause=Cause.GIVE_UP, reason=reason, detail=detail)
+
+
+def doubted(record: Record) -> Record:
+    """An assigned task as it was found after a crash, or after a commit that failed. `task:start` is said as soon as
+    its claim is durable, and that its host is ready may not have been: so it may have started.
+    """
+    if record.status is TaskState.ASSIGNED and not record.accepted:
+        return msgspec.structs.replace(record, accepted=True)
+    return record
 
 
 # --- what people see ----------------------------------------------------------------------------------

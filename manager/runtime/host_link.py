@@ -344,6 +344,7 @@ class HostLink:
         async with anyio.create_task_group() as group:
             self._writing.live_in(group)
             self._recorder.errand.live_in(group)
+            self._recorder.accepting.live_in(group)
             self._delivering.live_in(group)
             with self._reading:
                 await self._read()
@@ -531,6 +532,7 @@ class HostLink:
             self._writing.may_rest()
             self._delivering.may_rest()
             self._recorder.errand.may_rest()
+            self._recorder.accepting.may_rest()
 
     def _new_recorder(self) -> Recorder:
         return Recorder(

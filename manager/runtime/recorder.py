@@ -4,8 +4,9 @@ The reader puts changes here and never waits for a commit, only for room. Order 
 commit it is tried again until it can, and meanwhile nothing that came later overtakes it: a host of the base dialect
 says everything once. It does not know sockets: what is to be said goes into Outbound, and `end` ends the connection.
 
-Invariant: nothing is announced, confirmed or started before its commit.
-Its loop is an Errand: it runs while there is something to write down.
+Invariant: nothing is announced or confirmed before its commit, and nothing is started before the commit of its claim.
+Its loops are Errands: they run while there is something to write down. That a host is ready goes a way of its own, so
+that it waits for the claim alone.
 Cancelling waits for the answer of the store, and leaves what was not committed in `left`.
 """
 
@@ -15,6 +16,7 @@ from typing import Final
 import anyio
 import structlog
 
+from manager.core.lifecycle import Cause
 from manager.core.link import Link, Settled
 from manager.core.tasks import Change, Record
 from manager.errors import StoreUnavailable
@@ -38,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 class Recorder:
     __slots__ = (
+        "_accepted",
         "_announcer",
         "_beat",
         "_bytes",
@@ -54,6 +57,7 @@ class Recorder:
         "_store",
         "_taking",
         "_talk",
+        "accepting",
         "errand",
     )
 
@@ -80,6 +84,8 @@ class Recorder:
         self._changed = changed
         self._count = count
         self.errand = Errand(self._work)
+        self.accepting = Errand(self._accept)
+        self._accepted: list[Change] = []
         self._changes: list[Change] = []
         self._taking: list[Change] = []  # being committed
         self._bytes = 0
@@ -94,6 +100,10 @@ class Recorder:
     # what the reader calls
 
     def put(self, change: Change, size: int = 0) -> None:
+        if change.cause is Cause.ACCEPTED:
+            self._accepted.append(change)
+            self.accepting.wake()
+            return
         self._changes.append(change)
         self._bytes += size
         self.errand.wake()
@@ -117,7 +127,7 @@ class Recorder:
 
     @property
     def has_room(self) -> bool:
-        return len(self._changes) < MAX_WAITING and self._bytes < MAX_WAITING_BYTES
+        return len(self._changes) + len(self._accepted) < MAX_WAITING and self._bytes < MAX_WAITING_BYTES
 
     @property
     def is_holding_up(self) -> bool:
@@ -157,13 +167,10 @@ class Recorder:
 
     async def _commit(self, batch: list[Change]) -> None:
         self._taking = batch
-        taken = await self._until_taken(batch)
+        taken = await self._until_taken(batch, self._store.change)
         self._taking = []
         self._announcer.taken(taken)
-        settled = self._talk.settle(batch, taken)
-        for message in settled.say:
-            if not self._out.say(message):
-                self._end(4429, "the host does not read what it is told")
+        settled = self._settled(batch, taken)
         for (task_id, attempt), seq in settled.acks.items():
             self._out.ack(task_id, attempt, seq)
         for task_id, input_id, state in settled.inputs:
@@ -173,12 +180,32 @@ class Recorder:
         if settled.verdicts:
             self._note(settled)
 
-    async def _until_taken(self, batch: list[Change]) -> list[Taken]:
+    async def _accept(self) -> None:
+        while self._accepted:
+            batch, self._accepted = self._accepted, []
+            if self._room is not None:
+                self._room.set()
+            taken = await self._until_taken(batch, self._store.accept)
+            self._announcer.taken([one for one in taken if one.events])  # the rest is not durable, and nobody sees it
+            settled = self._settled(batch, taken)
+            if settled.verdicts:
+                self._note(settled)
+
+    def _settled(self, batch: list[Change], taken: list[Taken]) -> Settled:
+        settled = self._talk.settle(batch, taken)
+        for message in settled.say:
+            if not self._out.say(message):
+                self._end(4429, "the host does not read what it is told")
+        return settled
+
+    async def _until_taken(
+        self, batch: list[Change], take: Callable[[list[Change]], Awaitable[list[Taken]]]
+    ) -> list[Taken]:
         pause = FIRST_RETRY_S
         while True:
             try:
                 with anyio.CancelScope(shield=True):  # or nobody knows whether it was taken
-                    return await self._store.change(batch)
+                    return await take(batch)
             except StoreUnavailable as error:
                 log.warning("what a host said waits for the store", host=self._talk.host_id, error=str(error))
                 self._count("store_retries", 1)

@@ -62,9 +62,10 @@ class Log:
 class Hot:
     """A task in memory."""
 
-    __slots__ = ("log", "no", "queue", "record", "spec")
+    __slots__ = ("claimed_in", "log", "no", "queue", "record", "spec")
 
     def __init__(self, no: int, log: Log, spec: Spec, record: Record, queue: Queue | None) -> None:
+        self.claimed_in = 0  # the group that makes its last claim durable
         self.no = no
         self.log = log
         self.spec = spec
@@ -118,6 +119,7 @@ class Ledger:
         self.queues: dict[int, Queue] = {}  # by number; those that hold tasks
         self.line = Queue(0)  # all of them
         self.held: dict[str, dict[int, str]] = {}  # host -> the tasks on it, each holds a slot: number -> id
+        self.durable = 0  # the last group that is; they are counted from 1
         self.forgot = 0  # how often something may have been forgotten
         self.wishes: dict[int, Requirement] = {}  # of the same queues
         self._by_wish: dict[Requirement, Queue] = {}
@@ -129,6 +131,8 @@ class Ledger:
         self._queue_no = 0
         self._counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
         self._settled = 0
+        self._group = 0
+        self._doubtful: set[int] = set()  # tasks that were on a host when this was read
         self._undurable_claims: deque[dict[str, int]] = deque()  # of closed groups: task -> attempt
         self._spent: dict[str, int] = {}  # task -> attempt that came to nothing; a host may have been told of it
         self._open_group()
@@ -137,6 +141,7 @@ class Ledger:
         return f"<Ledger open={len(self._changed)} hosts={len(self.hosts)} queues={len(self.queues)}>"
 
     def _open_group(self) -> None:
+        self._group += 1
         self.news = News()
         self._entries = Entries()
         self._changed: dict[int, Hot] = {}
@@ -161,6 +166,7 @@ class Ledger:
             self.line.enter((priority, task_no, task_id, no))
         for host_id, task_no, task_id in db.execute(HELD):
             self.held.setdefault(host_id, {})[task_no] = task_id
+            self._doubtful.add(task_no)
         return self
 
     # --- handing over ---------------------------------------------------------------------------------
@@ -202,6 +208,7 @@ class Ledger:
 
     def settled(self, in_flight: int) -> None:
         """A group became durable; so many that were closed are not yet."""
+        self.durable += 1
         self._undurable_claims.popleft()
         self._settled += 1
         if self._settled >= FORGET_AFTER and in_flight < FORGET_AFTER - 1:
@@ -236,7 +243,10 @@ class Ledger:
             if self._hot.get(row.id) is None:
                 spec = msgspec.structs.replace(_spec.decode(row.spec), prompt=row.prompt)
                 queue = None if row.key_no is None else self.queues[row.key_no]
-                hot = Hot(row.no, self._logs[row.session_id], spec, _record.decode(row.record), queue)
+                record = _record.decode(row.record)
+                if row.no in self._doubtful:
+                    record = tasks.doubted(record)
+                hot = Hot(row.no, self._logs[row.session_id], spec, record, queue)
                 self._hot.put(row.id, hot, _weight(spec))
         return kept
 
@@ -254,6 +264,10 @@ class Ledger:
         if hot is None:
             raise NotFound(f"there is no task {task_id}", code="NO_SUCH_TASK")
         return hot
+
+    @property
+    def open_group(self) -> int:
+        return self._group
 
     def spent_attempts(self, task_id: str) -> int:
         """Attempts up to this one may be known to a host, whatever the record says."""
@@ -316,6 +330,8 @@ class Ledger:
                 row = (hot.no, after.attempt, after.uid, after.host_id, generation, after.assigned_at, None, None)
                 self._entries.attempts.append(row)
                 self._claims[after.id] = after.attempt
+                hot.claimed_in = self._group
+                self._doubtful.discard(hot.no)
                 self._spent.pop(after.id, None)
             elif was_held and not is_held:
                 assert before.host_id is not None

@@ -221,6 +221,14 @@ class SqliteStore:
             return None
         return Claim(spec=spec, record=record, host_id=host.host_id, generation=host.generation)
 
+    async def accept(self, changes: Sequence[Change]) -> list[Taken]:
+        bringing = _Bringing(self)
+        return await self._writer.decide(
+            lambda ledger: operations.change(ledger, changes),
+            lambda ledger: bringing.all_of(ledger, ledger.lacks(change.task_id for change in changes)),
+            operations.group_of_claims,
+        )
+
     async def on_host(self, host_id: str) -> list[Record]:
         bringing = _Bringing(self)
         return await self._writer.decide(
@@ -427,4 +435,5 @@ def _nobody_is_connected(db: sqlite3.Connection, ledger: Ledger, now: int) -> No
         hosts.gone(ledger, host.host_id, host.generation, now)
         entries, _ = ledger.close()
         entries.write(db)
+        ledger.settled(0)  # with the transaction of all this
         del kept

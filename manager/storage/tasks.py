@@ -38,6 +38,22 @@ def change(ledger: Ledger, changes: Sequence[Change]) -> list[Taken]:
     return [change_one(ledger, one) for one in changes]
 
 
+def group_of_claims(ledger: Ledger, taken: Sequence[Taken]) -> int:
+    """The group that must be durable before anybody is told what became of these acceptances: that of the claims they
+    speak of. Anything else that came of them waits for its own.
+    """
+    return max([0, *(_group_of_claim(ledger, one) for one in taken)])
+
+
+def _group_of_claim(ledger: Ledger, one: Taken) -> int:
+    record = one.record
+    may_start = one.verdict is Verdict.TAKEN and record is not None and record.status is TaskState.ASSIGNED
+    if not may_start or one.events:
+        return ledger.open_group
+    assert record is not None
+    return ledger.must_find(record.id).claimed_in
+
+
 def change_one(ledger: Ledger, change: Change) -> Taken:
     hot = ledger.find(change.task_id)
     if hot is None:

@@ -30,6 +30,7 @@ MAX_IN_FLIGHT: Final = 2  # groups in the thread: the one being committed and th
 IDLE_S: Final = 0.25  # quiet for so long: time for a checkpoint
 MAX_WAL_BYTES: Final = 16 * 1024 * 1024  # checkpoint even while busy
 PAGE: Final = 4096
+EARLY_S: Final = 0.005  # what was answered early is written with the next group, or after so long
 AGAIN_S: Final = 1.0  # two failures of the world so close: it lasts, and to read everything again for each caller
 REFUSES_S: Final = 0.1  # would be all we do; so everybody is told for so long
 
@@ -50,6 +51,11 @@ class Writing(Protocol):
 
 class Book(Protocol):
     """What the writer needs of a ledger."""
+
+    @property
+    def durable(self) -> int:
+        """The last group that is; each `close` ends one, counted from 1."""
+        ...
 
     def close(self) -> tuple[Writing, Any]:
         """What was changed since the last time, to be made durable, and the news of it."""
@@ -75,6 +81,7 @@ class _Operation:
     value: Any = None
     error: Exception | None = None
     run: Callable[[sqlite3.Connection], Any] | None = None
+    after: int | None = None  # the ledger's group whose commit is enough for an answer; None: its own
     then: Callable[[Any, Any], None] | None = None
 
 
@@ -84,6 +91,7 @@ class _Group:
 
     age: int  # of the ledger
     operations: list[_Operation] = field(default_factory=list)
+    is_called: bool = False  # it will be handed over in a moment
     writing: Writing | None = None
     news: Any = None
     is_alone: bool = False
@@ -127,6 +135,7 @@ class Writer(Generic[B]):
         self._age = 0  # of the ledger: how often it was made new
         self._open = _Group(0)
         self._in_flight = 0
+        self._early: list[_Operation] = []  # that wait for an earlier group than their own
         self._reading: asyncio.Future[None] | None = None
         self._refusal: StoreUnavailable | None = None  # what the world said last
         self._refuses_until = self._failed_at = -AGAIN_S
@@ -164,14 +173,18 @@ class Writer(Generic[B]):
         self,
         run: Callable[[B], T],
         prepare: Callable[[B], Callable[[], Awaitable[None]] | None] = lambda ledger: None,
+        early: Callable[[B, T], int] | None = None,
     ) -> T:
         """Run this on the ledger now; durable when it returns. `prepare` brings into the ledger what `run` needs:
         it gives None when all is there, else what to do before asking again. `run` is called again when what it
         decided came to nothing.
+
+        With `early` it returns when the group that `early` names is durable: what was decided comes later, and may come
+        to nothing without anybody being told. It is in no hurry then, and goes along with the next that is.
         """
         if self._is_whole and not self._closed and prepare(self._ledger) is None:
             try:
-                first: T = await self._decide(self._ledger, run).future
+                first: T = await self._decide(self._ledger, run, early).future
             except _Undone:
                 pass
             else:
@@ -182,7 +195,7 @@ class Writer(Generic[B]):
             while (bring := prepare(ledger)) is not None:
                 await bring()
                 ledger = await self.ledger()
-            return lambda: self._decide(ledger, run)
+            return lambda: self._decide(ledger, run, early)
 
         result: T = await self._until_done(ready)
         return result
@@ -220,10 +233,12 @@ class Writer(Generic[B]):
     def is_current(self, ledger: B) -> bool:
         return self._is_whole and ledger is self._ledger
 
-    def _decide(self, ledger: B, run: Callable[[B], Any]) -> _Operation:
+    def _decide(self, ledger: B, run: Callable[[B], Any], early: Callable[[B, Any], int] | None) -> _Operation:
         operation = _Operation(self._loop.create_future())
         try:
             operation.value = run(ledger)
+            if early is not None:
+                operation.after = early(ledger, operation.value)
         except FleetError as error:
             operation.error = error
         except Exception as error:
@@ -235,11 +250,31 @@ class Writer(Generic[B]):
         return self._put(operation)
 
     def _put(self, operation: _Operation) -> _Operation:
-        if not self._open.operations:
+        self._open.operations.append(operation)
+        if operation.after is None:
+            self._call()
+        else:
+            if len(self._open.operations) == 1:
+                self._loop.call_later(EARLY_S, self._call)
+            self._early.append(operation)
+            self._answer_early()
+        return operation
+
+    def _call(self) -> None:
+        if self._open.operations and not self._open.is_called:
+            self._open.is_called = True
             # One more turn, so that what follows from this in the loop shares its commit.
             self._loop.call_soon(lambda: self._loop.call_soon(self._hand_over))
-        self._open.operations.append(operation)
-        return operation
+
+    def _answer_early(self) -> None:
+        durable = self._ledger.durable
+        waiting = []
+        for operation in self._early:
+            if operation.after is not None and operation.after <= durable:
+                _answer(operation)
+            elif not operation.future.done():
+                waiting.append(operation)
+        self._early = waiting
 
     def _hand_over(self, always: bool = False) -> None:
         group = self._open
@@ -270,7 +305,10 @@ class Writer(Generic[B]):
                     operation.error = operation.error or error
             for operation in group.operations:
                 _answer(operation)
-        self._hand_over()
+            if self._early:
+                self._answer_early()
+        if self._open.is_called:
+            self._hand_over()
 
     def _undo(self, group: _Group, failure: _Failure, age: int) -> None:
         """This group was not written. What was decided since was decided on a ledger that never came to be."""

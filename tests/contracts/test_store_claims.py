@@ -35,6 +35,7 @@ async def test_a_claimed_task_is_assigned_with_a_new_attempt(place: Place) -> No
     record = claimed.record
     assert (record.id, record.status, record.host_id, record.attempt) == (task.id, TaskState.ASSIGNED, "h1", 1)
     assert record.uid
+    assert record.boot == host.boot_id == "b"
     assert record.deadline_at == T0 + 10_000
     assert (claimed.spec.prompt, claimed.host_id, claimed.generation) == ("the whole prompt", "h1", host.generation)
     assert [event.id for event in claimed.events] == [2]
@@ -174,6 +175,7 @@ async def test_a_refused_task_goes_back_to_the_queue_but_not_to_that_host(place:
     record = await take(store, report(claimed.record, h1, Cause.REFUSED, reason="cwd_missing", detail="no /x"))
 
     assert (record.status, record.excluded_hosts, record.reason) == (TaskState.QUEUED, ("h1",), "cwd_missing")
+    assert record.boot is None
     assert await claim(store, h1) == []
     (again,) = await claim(store, h2)
     assert (again.record.id, again.record.attempt) == (task.id, 2)

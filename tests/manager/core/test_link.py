@@ -62,7 +62,7 @@ def base(*records: Record) -> Link:
 
 def register(protocol: int = 2, *running: RunningAttempt) -> Register:
     capabilities = HostCapabilities(name="h1", agents=(), max_concurrent=1, cwd="/work")
-    return Register(host_id="h1", capabilities=capabilities, protocol=protocol, running=running)
+    return Register(host_id="h1", capabilities=capabilities, protocol=protocol, running=running, boot_id="b1")
 
 
 def reported(
@@ -346,7 +346,15 @@ MISSING: list[tuple[str, Record, bool, Cause]] = [
     ("never accepted", record(status=TaskState.ASSIGNED, accepted=False), False, Cause.NEVER_STARTED),
     ("accepted, gateway restarted", record(status=TaskState.ASSIGNED), False, Cause.HOST_LOST),
     ("accepted, same gateway", record(status=TaskState.ASSIGNED), True, Cause.NEVER_STARTED),
+    (
+        "accepted, since its machine was booted",
+        record(status=TaskState.ASSIGNED, boot="b1"),
+        False,
+        Cause.NEVER_STARTED,
+    ),
+    ("accepted, its machine was booted since", record(status=TaskState.ASSIGNED, boot="b0"), False, Cause.HOST_LOST),
     ("it ran", record(started_at=5), False, Cause.HOST_LOST),
+    ("it ran, since its machine was booted", record(started_at=5, boot="b1"), False, Cause.HOST_LOST),
     ("it ran, same gateway", record(started_at=5), True, Cause.HOST_LOST),
     ("it told records, same gateway", record(status=TaskState.ASSIGNED, heard=1), True, Cause.HOST_LOST),
     ("to stop, never accepted", record(status=TaskState.STOPPING, accepted=False), False, Cause.NEVER_STARTED),
@@ -361,6 +369,14 @@ def test_what_the_host_no_longer_names_never_started_or_is_lost(believed: Record
     assert change.cause is cause
     assert (change.attempt, change.host_id, change.generation) == (2, "h1", 7)
     assert change.reason == ("host_restarted" if cause is Cause.HOST_LOST else None)
+
+
+def test_a_host_that_does_not_say_when_its_machine_was_booted_may_have_been() -> None:
+    silent = msgspec.structs.replace(register(2), boot_id=None)
+
+    welcome = full().welcome(silent, [record(status=TaskState.ASSIGNED)], NOW, is_same_instance=False)
+
+    assert [change.cause for change in welcome.changes] == [Cause.HOST_LOST]
 
 
 def test_an_attempt_that_runs_though_we_never_said_start_is_taken_for_accepted() -> None:

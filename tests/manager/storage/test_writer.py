@@ -67,6 +67,7 @@ class Book:
     def __init__(self, known: list[str]) -> None:
         self.known = known
         self.open: list[str] = []
+        self.durable = 0
 
     @classmethod
     def read(cls, db: sqlite3.Connection) -> "Book":
@@ -82,7 +83,7 @@ class Book:
         return Words(words), words
 
     def settled(self, in_flight: int) -> None:
-        pass
+        self.durable += 1
 
     def take_over_from(self, older: "Book") -> None:
         pass
@@ -237,6 +238,72 @@ async def test_who_comes_after_a_fault_that_was_tried_alone_is_not_blamed_for_it
 
     assert [type(answer) for answer in answers] == [int, ZeroDivisionError, int, ZeroDivisionError]
     assert sorted(await in_the_end(writer)) == ["a", "b"]
+
+
+async def test_what_is_early_is_answered_with_an_earlier_group_and_written_with_the_next(db: Database) -> None:
+    writer = a_writer(db)
+    gate = threading.Event()
+    answers: list[str] = []
+
+    async def early(word: str, group: int) -> None:
+        await writer.decide(put(word), early=lambda book, value: group)
+        answers.append(word)
+
+    await writer.decide(put("a"))  # group 1
+    await early("b", 1)
+    assert answers == ["b"]
+    assert db.commits == 1
+    await writer.decide(put("c"))  # group 2, with b
+    assert db.commits == 2
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.write, lambda db: gate.wait(10))  # group 3
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(early, "d", 3)
+        await anyio.wait_all_tasks_blocked()
+        assert answers == ["b"]
+        gate.set()
+
+    assert answers == ["b", "d"]
+    assert await in_the_end(writer) == ["a", "b", "c", "d"]
+
+
+async def test_what_is_early_is_written_soon_also_when_nothing_else_comes(db: Database) -> None:
+    writer = a_writer(db)
+
+    await writer.decide(put("a"), early=lambda book, value: 0)
+    with anyio.fail_after(10):
+        while not db.commits:
+            await anyio.lowlevel.checkpoint()
+
+    assert await in_the_end(writer) == ["a"]
+
+
+async def test_what_is_early_and_came_to_nothing_before_its_answer_is_decided_again(db: Database) -> None:
+    writer = a_writer(db)
+    gate = threading.Event()
+    answers: list[Any] = []
+
+    def fail(db: sqlite3.Connection) -> None:
+        gate.wait(10)
+        raise ZeroDivisionError
+
+    async def failing() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await writer.write(fail)
+
+    async def early() -> None:
+        answers.append(await writer.decide(put("b"), early=lambda book, value: book.durable + 1))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(failing)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(early)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+
+    assert answers == [1]
+    assert await in_the_end(writer) == ["b"]
 
 
 async def test_an_operation_that_is_refused_fails_alone(db: Database) -> None:

@@ -7,6 +7,7 @@ It never logs a query, a header or a body: secrets come in those.
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from itertools import count
 from typing import Any, Final, cast
 
@@ -46,8 +47,8 @@ class Edge:
         else:
             await self._app(scope, receive, send)
 
-    def _name(self, scope: Scope) -> str:
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+    def _name(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str:
+        given = headers.get(b"x-request-id")
         is_good = given is not None and _REQUEST_ID.match(given)
         request_id = given.decode() if given is not None and is_good else f"{self._prefix}{next(self._numbers):08x}"
         extra = cast(dict[str, Any], scope)
@@ -56,12 +57,13 @@ class Edge:
         return request_id
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = self._name(scope)
+        asked = dict(scope["headers"])
+        request_id = self._name(scope, asked)
         began = time.perf_counter()
-        if self._express.takes(scope):
+        if self._express.takes(scope, asked):
             status = 0
             try:
-                status, headers, body = await self._express.answer(scope, receive)
+                status, headers, body = await self._express.answer(scope, asked, receive)
                 headers += ((b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()), *ALWAYS)
                 await send({"type": "http.response.start", "status": status, "headers": headers})
                 await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -107,7 +109,7 @@ class Edge:
             )
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._name(scope)
+        self._name(scope, dict(scope["headers"]))
         cast(dict[str, Any], scope)["wire"] = (receive, send)
         is_open = False
 

@@ -20,6 +20,7 @@ LINE_OVERHEAD: Final = 300  # what a line costs beside its body
 MAX_SLAB_LINES: Final = 500
 MAX_SLAB_BYTES: Final = 256 * 1024
 SHOWN_PROMPT: Final = 1_000  # characters of the prompt in a status; the record itself has it whole
+MANY: Final = "*"  # no id of a task
 KEPT_OUTPUT: Final = 4096  # results with more are read from the store again
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -119,7 +120,7 @@ class Ring:
         self.bytes = 0
         self.lines: list[Line] = []
         self.last = 0
-        self._task_ids: set[str] = set()
+        self._task_id: str | None = None  # of all lines, as far as we know; MANY when they are of several
         self._newest: Slab | None = None  # what the reader before got: mostly what the next one wants
 
     @property
@@ -133,13 +134,14 @@ class Ring:
             if lines and lines[0].id != self.last + 1:
                 self.lines.clear()
                 self.bytes = 0
-                self._task_ids = set()
+                self._task_id = None
         if not lines:
             return
         self.lines.extend(lines)
         self.last = lines[-1].id
         for line in lines:
-            self._task_ids.add(line.task_id)
+            if line.task_id != self._task_id:
+                self._task_id = line.task_id if self._task_id is None else MANY
             self.bytes += line.size
         if self.bytes > self.max_bytes or len(self.lines) > self.max_lines:
             self._trim()
@@ -150,13 +152,12 @@ class Ring:
             count = max(1, len(self.lines) // 4)
             self.bytes -= sum([line.size for line in self.lines[:count]])
             del self.lines[:count]
-        self._task_ids = {line.task_id for line in self.lines}
 
     def after(self, id: int, task_id: str | None = None) -> Slab | None:
         """The next lines behind `id`, of one task or of all. None when they are not all here."""
         if id + 1 < self.first or id > self.last:
             return None
-        if task_id is not None and self._task_ids == {task_id}:
+        if task_id is not None and task_id == self._task_id:
             task_id = None  # the only task of its session: nothing to leave out
         known = self._newest
         if known is not None and known.after == id and task_id is None and (known.is_full or known.last == self.last):

@@ -48,7 +48,7 @@ async def test_both_ways_answer_alike(
 ) -> None:
     headers, body = asked
     short = await c.post("/api/tasks", content=body, headers=headers)
-    monkeypatch.setattr(Express, "takes", staticmethod(lambda scope: False))
+    monkeypatch.setattr(Express, "takes", staticmethod(lambda scope, headers: False))
 
     long = await c.post("/api/tasks", content=body, headers=headers)
 
@@ -60,7 +60,7 @@ async def test_both_ways_answer_alike(
 async def test_a_host_token_is_refused_alike(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async with w.client() as c:
         short = await c.post("/api/tasks", content=GOOD, headers=JSON | w.auth(w.host_token))
-        monkeypatch.setattr(Express, "takes", staticmethod(lambda scope: False))
+        monkeypatch.setattr(Express, "takes", staticmethod(lambda scope, headers: False))
         long = await c.post("/api/tasks", content=GOOD, headers=JSON | w.auth(w.host_token))
 
     assert shown(short) == shown(long)
@@ -78,7 +78,7 @@ async def test_a_store_that_is_away_and_a_fault_of_ours_are_told_alike(
         with monkeypatch.context() as broken:
             broken.setattr(w.desk, "submit", fail)
             short = await c.post("/api/tasks", content=GOOD, headers=JSON)
-            broken.setattr(Express, "takes", staticmethod(lambda scope: False))
+            broken.setattr(Express, "takes", staticmethod(lambda scope, headers: False))
             long = await c.post("/api/tasks", content=GOOD, headers=JSON)
 
         assert shown(short) == shown(long)
@@ -111,7 +111,7 @@ async def test_what_is_out_of_the_ordinary_goes_the_long_way(
 
 async def test_both_ways_are_counted_alike(w: World, c: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     await c.post("/api/tasks", content=GOOD, headers=JSON)
-    monkeypatch.setattr(Express, "takes", staticmethod(lambda scope: False))
+    monkeypatch.setattr(Express, "takes", staticmethod(lambda scope, headers: False))
     await c.post("/api/tasks", content=GOOD, headers=JSON)
 
     metrics = (await c.get("/api/metrics")).text

@@ -110,12 +110,22 @@ def test_a_ring_is_bounded_and_never_gives_a_hole(pushes: list[tuple[int, int]],
         assert [line.id for line in slab.lines] == list(range(after + 1, slab.last + 1))
 
 
-def test_a_ring_remembers_no_task_whose_lines_it_let_go():
+def test_the_lines_of_one_task_are_all_that_its_reader_gets():
     ring = Ring(1_000_000, max_lines=10)
-    for id in range(1, 1_001):
-        ring.push(lines(id, task_id=f"t{id}"))
+    ring.push(lines(1, 2, task_id="t1"))
+    alone = ring.after(0, "t1")
+    ring.push(lines(3, task_id="t2"))
+    among_others = ring.after(0, "t1")
+    for id in range(4, 1_001):
+        ring.push(lines(id, task_id="t2"))
 
-    assert len(ring._task_ids) <= 11
+    assert alone is not None
+    assert among_others is not None
+    assert [line.id for line in alone.lines] == [line.id for line in among_others.lines] == [1, 2]
+    assert (slab := ring.after(995, "t1")) is not None
+    assert slab.lines == []
+    assert (slab := ring.after(995, "t2")) is not None
+    assert [line.id for line in slab.lines] == [996, 997, 998, 999, 1_000]
 
 
 def test_the_tail_lets_the_session_go_that_was_not_written_to_for_longest():

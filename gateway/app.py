@@ -259,6 +259,6 @@ async def _leave(scope: CancelScope, crew: Crew, within_s: float) -> None:
 
 def _boot_id() -> str | None:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or None
     except OSError:
         return None  # not Linux

@@ -52,6 +52,7 @@ from gateway.runtime import attempt, kept, workspace
 from gateway.runtime.clock import Clock
 from gateway.runtime.inventory import Inventory
 from gateway.runtime.kept import Kept
+from gateway.runtime.memory import Memory
 from gateway.runtime.process import Keeper, KeeperSpec
 from gateway.runtime.runner import Runner
 from gateway.runtime.scouts import Scouts
@@ -82,7 +83,7 @@ class Identity:
     host_id: str
     name: str
     version: str
-    boot_id: str | None
+    boot_id: str | None  # of the machine
     instance: str
 
 
@@ -136,6 +137,7 @@ class Crew:
         self.policy = policy
         self._link = link
         self._identity = identity
+        self._memory = Memory(home, identity.boot_id)
         self._rules = rules
         self._home = home
         self._inventory = inventory
@@ -177,7 +179,7 @@ class Crew:
             ),
             protocol=PROTOCOL,
             version=self._identity.version,
-            boot_id=self._identity.boot_id,
+            boot_id=self._memory.name,
             instance=self._identity.instance,
             agents=self._inventory.infos,
             running=self._link.running(),
@@ -497,6 +499,8 @@ class Crew:
         if this is None or kind is None:
             # Nobody could say what it says: its directory was not written whole, or its agent is declared no more.
             _log.error("attempt.not_adopted", uid=uid, agent=None if this is None else this.agent)
+            if kept.is_there(path):
+                self._memory.lost()  # it may have run, and is not named
             self._spawn_soon(uid, self._end_stranger, uid)
             return
         is_spawned = not attempt.void(path)

@@ -45,6 +45,17 @@ def read(directory: Path) -> Kept | None:
         return None
 
 
+def is_there(directory: Path) -> bool:
+    """Whether something may have been started here."""
+    try:
+        os.stat(directory / NAME)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it cannot be read, but there it is
+    return True
+
+
 def note_said(directory: Path, seq: int) -> None:
     """How far it was said to a manager that confirms nothing. Not durable: a little may be said twice."""
     (directory / SAID).write_text(str(seq))

@@ -6,10 +6,10 @@
     execute(claim, cwd), stop(...) what to say to give or to end an attempt
 
 Two dialects. Full (`protocol: 2`): every word names an attempt, journal records are confirmed after the commit, and
-an attempt starts in two steps (`task:accepted`, commit, `task:start`). Base: words name only a task, nothing is
+an attempt starts in two steps (`task:accepted`, `task:start`). Base: words name only a task, nothing is
 confirmed, `task:execute` means run it; events are taken in the order they arrive.
 
-Invariant: nothing is confirmed and nothing is started before the change that says so is committed.
+Invariant: nothing is confirmed before the change that says so is committed, and nothing is started before its claim is.
 Invariant: a host that works on something we do not want is told to stop it, not merely ignored.
 """
 
@@ -157,7 +157,7 @@ class Link:
     ) -> Welcome:
         """Compare what we believe with what the host reports. `records` hold its slots; `is_same_instance`: this
         gateway process is the one that we talked to last, so what it does not name it never began. Nor did another
-        process on a machine that runs since before the attempt: what a gateway begins it keeps on disk first.
+        process under the same `boot_id`: what a gateway begins it keeps on disk first.
         """
         if self.dialect == BASE:
             return self._welcome_base(records)
@@ -169,8 +169,8 @@ class Link:
         for record in records:
             said = reported.pop((record.id, record.attempt), None)
             if said is None or said.uid != record.uid:
-                is_same_boot = record.boot is not None and record.boot == register.boot_id
-                changes.append(self._missing(record, now, is_same_instance or is_same_boot))
+                remembers = bool(record.boot) and record.boot == register.boot_id
+                changes.append(self._missing(record, now, is_same_instance or remembers))
                 if said is not None:
                     resume.append(_stop(said))
                 continue

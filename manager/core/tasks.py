@@ -86,7 +86,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     host_id: str | None = None
     attempt: int = 0
     uid: str = ""  # names the current attempt beyond doubt
-    boot: str | None = None  # the run of the machine that it was given to, when its host said so
+    boot: str | None = None  # `bootId` of its host at the claim; while it is the same, the host knows what it began
     accepted: bool = False  # `task:start` may have been sent: the attempt may have started; see `doubted`
     heard: int = 0
     reason: str | None = None  # of its end; of the last refusal while it is queued again
@@ -495,13 +495,14 @@ def given_up(record: Record, now: int) -> Change:
     return Change(task_id=record.id, now=now, cause=Cause.GIVE_UP, reason=reason, detail=detail)
 
 
-def doubted(record: Record) -> Record:
+def doubted(record: Record, limits: Limits = DEFAULT_LIMITS) -> Record:
     """An assigned task as it was found after a crash, or after a commit that failed. `task:start` is said as soon as
     its claim is durable, and that its host is ready may not have been: so it may have started.
     """
-    if record.status is TaskState.ASSIGNED and not record.accepted:
-        return msgspec.structs.replace(record, accepted=True)
-    return record
+    if record.status is not TaskState.ASSIGNED or record.accepted:
+        return record
+    until = (record.assigned_at or 0) + limits.start  # as if it was accepted at once
+    return msgspec.structs.replace(record, accepted=True, deadline_at=max(record.deadline_at or 0, until))
 
 
 # --- what people see ----------------------------------------------------------------------------------

@@ -132,7 +132,8 @@ class Ledger:
         self._counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
         self._settled = 0
         self._group = 0
-        self._doubtful: set[int] = set()  # tasks that were on a host when this was read
+        # Tasks that were on a host when this was read, each with the attempt (uid) that surely was not started.
+        self._doubtful: dict[int, str] = {}
         self._undurable_claims: deque[dict[str, int]] = deque()  # of closed groups: task -> attempt
         self._spent: dict[str, int] = {}  # task -> attempt that came to nothing; a host may have been told of it
         self._open_group()
@@ -166,7 +167,7 @@ class Ledger:
             self.line.enter((priority, task_no, task_id, no))
         for host_id, task_no, task_id in db.execute(HELD):
             self.held.setdefault(host_id, {})[task_no] = task_id
-            self._doubtful.add(task_no)
+            self._doubtful[task_no] = ""
         return self
 
     # --- handing over ---------------------------------------------------------------------------------
@@ -205,6 +206,19 @@ class Ledger:
         self._spent = older._spent
         for claims in (*older._undurable_claims, older._claims):
             self._spent.update(claims)
+        for held in self.held.values():
+            for task_no, task_id in held.items():
+                self._doubt_no_more(task_no, older.find(task_id), older)
+
+    def _doubt_no_more(self, task_no: int, hot: Hot | None, older: "Ledger") -> None:
+        """`task:start` is said of what the older ledger took for accepted, and of nothing else."""
+        if hot is not None:
+            if hot.record.status is TaskState.ASSIGNED and not hot.record.accepted:
+                self._doubtful[task_no] = hot.record.uid
+        elif task_no in older._doubtful:
+            self._doubtful[task_no] = older._doubtful[task_no]
+        else:
+            del self._doubtful[task_no]  # forgotten, so its row says all that the older one knew
 
     def settled(self, in_flight: int) -> None:
         """A group became durable; so many that were closed are not yet."""
@@ -244,8 +258,8 @@ class Ledger:
                 spec = msgspec.structs.replace(_spec.decode(row.spec), prompt=row.prompt)
                 queue = None if row.key_no is None else self.queues[row.key_no]
                 record = _record.decode(row.record)
-                if row.no in self._doubtful:
-                    record = tasks.doubted(record)
+                if self._doubtful.get(row.no, record.uid) != record.uid:
+                    record = tasks.doubted(record, self.limits)
                 hot = Hot(row.no, self._logs[row.session_id], spec, record, queue)
                 self._hot.put(row.id, hot, _weight(spec))
         return kept
@@ -331,7 +345,7 @@ class Ledger:
                 self._entries.attempts.append(row)
                 self._claims[after.id] = after.attempt
                 hot.claimed_in = self._group
-                self._doubtful.discard(hot.no)
+                self._doubtful.pop(hot.no, None)
                 self._spent.pop(after.id, None)
             elif was_held and not is_held:
                 assert before.host_id is not None

@@ -58,8 +58,9 @@ Bring = Callable[[], Awaitable[None]]
 class SqliteStore:
     """`Store` on SQLite. Made by `open`; close it, or use it as a context manager."""
 
-    def __init__(self, path: Path, prepared: "_Prepared") -> None:
+    def __init__(self, path: Path, prepared: "_Prepared", reads: Callable[[], None]) -> None:
         self._path = path
+        self._reads = reads
         self._lock = prepared.lock
         self._recent = prepared.recent
         self._epoch = prepared.epoch
@@ -78,11 +79,15 @@ class SqliteStore:
         return f"<SqliteStore {self._path} {self._writer!r}>"
 
     @classmethod
-    async def open(cls, path: Path, *, now: int, limits: Limits = DEFAULT_LIMITS) -> "SqliteStore":
+    async def open(
+        cls, path: Path, *, now: int, limits: Limits = DEFAULT_LIMITS, reads: Callable[[], None] = lambda: None
+    ) -> "SqliteStore":
         """Lock the directory of `path`, check and migrate the database, and take note that no host is connected
-        (any more) at `now`. Raises StoreUnavailable IN_USE, NEWER, CORRUPT ...
+        (any more) at `now`. A thread that is about to read calls `reads`.
+
+        Raises StoreUnavailable IN_USE, NEWER, CORRUPT ...
         """
-        return cls(path, await anyio.to_thread.run_sync(_prepare, path, now, limits))
+        return cls(path, await anyio.to_thread.run_sync(_prepare, path, now, limits), reads)
 
     async def close(self) -> None:
         """What was asked for before is still done. Shielded, for it ends a thread."""
@@ -105,6 +110,11 @@ class SqliteStore:
         await self.close()
 
     @property
+    def writer_thread(self) -> int:
+        """The native id of the thread that writes."""
+        return self._writer.thread
+
+    @property
     def epoch(self) -> str:
         return self._epoch
 
@@ -114,6 +124,7 @@ class SqliteStore:
         return await anyio.to_thread.run_sync(self._with_reader, run, limiter=self._reading)
 
     def _with_reader(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        self._reads()
         # No more than READERS threads are in here, so no more connections are ever made.
         db = open_reader(self._path) if self._readers.empty() else self._readers.get_nowait()
         try:

@@ -136,6 +136,7 @@ class Writer(Generic[B]):
         self._open = _Group(0)
         self._in_flight = 0
         self._early: list[_Operation] = []  # that wait for an earlier group than their own
+        self._answers: list[_Operation] = []  # to be given in a moment, in order
         self._reading: asyncio.Future[None] | None = None
         self._refusal: StoreUnavailable | None = None  # what the world said last
         self._refuses_until = self._failed_at = -AGAIN_S
@@ -150,6 +151,13 @@ class Writer(Generic[B]):
 
     def __repr__(self) -> str:
         return f"<Writer {'closed' if self._closed else 'open'} in_flight={self._in_flight}>"
+
+    @property
+    def thread(self) -> int:
+        """Its native id."""
+        native = self._thread.native_id
+        assert native is not None  # started in __init__
+        return native
 
     # --- in the loop ----------------------------------------------------------------------------------
 
@@ -256,8 +264,10 @@ class Writer(Generic[B]):
         else:
             if len(self._open.operations) == 1:
                 self._loop.call_later(EARLY_S, self._call)
-            self._early.append(operation)
-            self._answer_early()
+            if operation.after <= self._ledger.durable:
+                _answer(operation)
+            else:
+                self._early.append(operation)
         return operation
 
     def _call(self) -> None:
@@ -266,15 +276,26 @@ class Writer(Generic[B]):
             # One more turn, so that what follows from this in the loop shares its commit.
             self._loop.call_soon(lambda: self._loop.call_soon(self._hand_over))
 
-    def _answer_early(self) -> None:
+    def _answer_early(self) -> bool:
+        """Those whose group is durable; whether there were any."""
+        if not self._early:
+            return False
         durable = self._ledger.durable
         waiting = []
+        any_answered = False
         for operation in self._early:
             if operation.after is not None and operation.after <= durable:
                 _answer(operation)
+                any_answered = True
             elif not operation.future.done():
                 waiting.append(operation)
         self._early = waiting
+        return any_answered
+
+    def _answer_all(self) -> None:
+        answers, self._answers = self._answers, []
+        for operation in answers:
+            _answer(operation)
 
     def _hand_over(self, always: bool = False) -> None:
         group = self._open
@@ -303,10 +324,14 @@ class Writer(Generic[B]):
                 log.exception("what was written could not be told")
                 for operation in group.operations:
                     operation.error = operation.error or error
-            for operation in group.operations:
-                _answer(operation)
-            if self._early:
-                self._answer_early()
+            are_waiting = bool(self._answers)
+            self._answers += group.operations
+            if self._answer_early():
+                # The others give way for two turns, in which what is said early gets onto the wire: it is in a hurry.
+                if not are_waiting:
+                    self._loop.call_soon(self._loop.call_soon, self._answer_all)
+            elif not are_waiting:  # or they would overtake
+                self._answer_all()
         if self._open.is_called:
             self._hand_over()
 

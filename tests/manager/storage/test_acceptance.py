@@ -106,6 +106,49 @@ async def test_what_is_given_out_again_after_a_restart_is_not_in_doubt(store: Sq
     assert (doubted.accepted, held.accepted) == (True, False)
 
 
+def fail(db: sqlite3.Connection) -> None:
+    raise ZeroDivisionError
+
+
+async def test_said_once_it_may_have_started_however_often_a_commit_fails(store: SqliteStore) -> None:
+    host = await connect(store)
+    await submit(store)
+    record = (await claim_one(store, host)).record
+    gate = threading.Event()
+
+    def fail_late(db: sqlite3.Connection) -> None:
+        gate.wait(10)
+        raise ZeroDivisionError
+
+    async def failing() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await store._writer.write(fail_late)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(failing)
+        await anyio.wait_all_tasks_blocked()
+        await store.accept([report(record, host, Cause.ACCEPTED)])  # and `task:start` is said
+        gate.set()
+    with pytest.raises(ZeroDivisionError):
+        await store._writer.write(fail)
+
+    (held,) = await store.on_host(host.host_id)
+    assert held.accepted
+
+
+async def test_what_was_forgotten_before_a_commit_failed_is_as_its_row_says(store: SqliteStore) -> None:
+    host = await connect(store)
+    await submit(store)
+    await claim_one(store, host)
+    store._writer._ledger._hot = Generations(1)  # as when very many others were used since
+
+    with pytest.raises(ZeroDivisionError):
+        await store._writer.write(fail)
+
+    (held,) = await store.on_host(host.host_id)
+    assert not held.accepted
+
+
 async def test_it_is_written_soon_when_nothing_else_is(store: SqliteStore, path: Path) -> None:
     host = await connect(store)
     await submit(store)

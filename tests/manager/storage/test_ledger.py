@@ -213,7 +213,9 @@ class Truth(RuleBasedStateMachine):
         self.names = list(self.committed_names)
         self.book = Ledger.read(self.db, DEFAULT_LIMITS, hot_bytes=1)
         self.book.take_over_from(older)
-        self.given_out.clear()
+        rows = self.db.execute("SELECT record FROM standing").fetchall()
+        kept = {record.id: record for (text,) in rows for record in [decode(text, type=Record)]}
+        self.given_out = {name for name in self.given_out if name in kept and knows(older.find(name), kept[name])}
 
     @rule()
     def restart(self) -> None:
@@ -275,6 +277,13 @@ class Truth(RuleBasedStateMachine):
             assert last - count == latest.get(session, 0)
             assert len(lines.split(b"\n")) == count
             latest[session] = last
+
+
+def knows(hot: Hot | None, kept: Record) -> bool:
+    """Whether a ledger that was thrown away could say that this attempt was not started."""
+    if hot is None:
+        return True  # forgotten, so all of it was durable
+    return hot.record.status is TaskState.ASSIGNED and not hot.record.accepted and hot.record.uid == kept.uid
 
 
 def _without_ties(rows: Mapping[str, HostRow]) -> dict[str, HostRow]:

@@ -9,6 +9,7 @@ import gc
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -35,6 +36,7 @@ from manager.runtime.fleet import Fleet
 from manager.runtime.follower import Follower
 from manager.runtime.host_link import HostLink, Patience
 from manager.runtime.notify import Notifier
+from manager.runtime.seat import Seat
 from manager.runtime.server import SILENCE_S, Server, listen
 from manager.runtime.tail import Tail
 from manager.runtime.tasks import Tasks
@@ -128,7 +130,10 @@ def _write_private(path: Path, text: str) -> None:
 class Manager:
     """Every part, put together and not yet alive. `run` is its life."""
 
-    def __init__(self, settings: Settings, store: Store, server_of: Callable[[Any], Server], port: int) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, seat: Seat, server_of: Callable[[Any], Server], port: int
+    ) -> None:
+        self.seat = seat
         self.clock = SystemClock()
         self.bus = LocalBus()
         self.store = store
@@ -219,6 +224,7 @@ class Manager:
             group.start_soon(self.fleet.arrears.run)
             group.start_soon(self.doors.run)
             group.start_soon(self.notifier.run)
+            group.start_soon(self.seat.run)
 
             async def serve() -> None:
                 await self.server.run_until_stopped()
@@ -235,10 +241,11 @@ async def run(settings: Settings, ready: Callable[[Mapping[str, object]], None])
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings.home_path.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock = SystemClock()
+    seat = Seat(allowed=None if settings.one_processor else ())
     async with AsyncExitStack() as stack:
         path = database_path(settings)
         store = await stack.enter_async_context(
-            await SqliteStore.open(path, now=clock.now(), limits=limits_of(settings))
+            await SqliteStore.open(path, now=clock.now(), limits=limits_of(settings), reads=seat.free)
         )
         try:
             sock = stack.enter_context(listen(settings.host, settings.port))
@@ -251,6 +258,7 @@ async def run(settings: Settings, ready: Callable[[Mapping[str, object]], None])
         manager = Manager(
             settings,
             store,
+            seat,
             lambda parts: Server(
                 build(parts.services),
                 sock,
@@ -262,6 +270,7 @@ async def run(settings: Settings, ready: Callable[[Mapping[str, object]], None])
         )
         url = base_url(settings.host, port)
         log.info("starting", version=__version__, url=url, database=str(path), epoch=store.epoch)
+        seat.take([threading.get_native_id(), store.writer_thread], path.parent)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)

@@ -116,6 +116,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seconds,
         Meta(description="How long open streams have to end when the manager stops.", extra={"env": "MANAGER_DRAIN_S"}),
     ] = 5.0
+    one_processor: Annotated[
+        bool,
+        Meta(
+            description="Keep the event loop and the thread that writes on one processor, which changes when others "
+            "crowd it. They share an interpreter, and on two they mostly wait for each other.",
+            extra={"env": "MANAGER_ONE_PROCESSOR"},
+        ),
+    ] = True
     log_level: Annotated[
         str,
         Meta(
@@ -201,7 +209,7 @@ def describe() -> list[Described]:
                 flag=flag_name(field.name),
                 env=env_name(field.name),
                 type=_NAMES.get(kind, "list"),
-                default="no" if default is False else shown,
+                default=("yes" if default else "no") if isinstance(default, bool) else shown,
                 doc=meta.description or "",
             )
         )

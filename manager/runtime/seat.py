@@ -9,7 +9,6 @@ Knows Linux (sched_setaffinity(2), proc_pid_schedstat(5), proc_stat(5)); where t
 """
 
 import os
-import statistics
 import tempfile
 import threading
 import time
@@ -169,7 +168,9 @@ class Seat:
 
 def quickest(processors: Collection[int], directory: Path) -> int:
     """The one of these to which the disk of `directory` answers soonest: mostly that which takes its interrupts. The
-    calling thread may use all of them afterwards. Raises OSError.
+    shortest answer counts, for others only make it longer. The calling thread may use all of them afterwards.
+
+    Raises OSError.
     """
     every = -(-len(processors) // CANDIDATES)
     took: dict[int, list[float]] = {processor: [] for processor in sorted(processors)[::every]}
@@ -188,4 +189,4 @@ def quickest(processors: Collection[int], directory: Path) -> int:
                     break
     finally:
         os.sched_setaffinity(0, processors)
-    return min(filter(took.__getitem__, took), key=lambda processor: statistics.median(took[processor]))
+    return min(filter(took.__getitem__, took), key=lambda processor: min(took[processor]))

@@ -36,7 +36,8 @@ class Tail:
     def extend(self, events: Sequence[StoredEvent]) -> None:
         self.events.extend(events)
         self.latest = events[-1].id
-        self.bytes += sum(len(event.body) for event in events)
+        for event in events:
+            self.bytes += len(event.body)
         if len(self.events) > 2 * TAIL_EVENTS or self.bytes > 2 * TAIL_BYTES:
             self._shorten()
 

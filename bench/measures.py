@@ -90,11 +90,21 @@ async def noop(directory: Path, size: "Size") -> list[Measured]:
             )
             for pause in (PAUSE_MS, 0)
         ]
+        always = ("--appendonly", "yes", "--appendfsync", "always")
+        port = await stack.enter_async_context(redis_server(directory / "durable", *always))
+        durable = await stack.enter_async_context(celery_worker(directory / "durable", "solo", port, 0))
+        kept = await interleave(
+            {
+                "fleetgate": loading("median_ms", "load_fleetgate", *ours, size.single_tasks, 1, PAUSE_MS),
+                "celery solo": loading("median_ms", "load_celery", size.single_tasks, 1, PAUSE_MS, env=durable),
+            },
+            size.rounds,
+        )
     theirs = ("celery solo", "celery prefork")
     note = "POST to the final status on the fleet's SSE stream; SQLite FULL, a real link, no process spawned"
 
     def one_by_one(title: str, sides: Mapping[str, Side], target: float | None, about: str) -> Measured:
-        rivals = tuple(sides[name] for name in theirs)
+        rivals = tuple(sides[name] for name in theirs if name in sides)
         return Measured(title, "ms, median", sides["fleetgate"], rivals, target, bigger_is_better=False, note=about)
 
     return [
@@ -105,6 +115,12 @@ async def noop(directory: Path, size: "Size") -> list[Measured]:
             "2. no-op task, one at a time on an idle system", idle, 0.8, f"{note}; rests {PAUSE_MS} ms before each"
         ),
         one_by_one("2b. the same, back to back", busy, None, "for comparison: the system never comes to rest"),
+        one_by_one(
+            "2c. as 2, against one that keeps what it was told",
+            kept,
+            None,
+            "for comparison: Redis with appendfsync always, where it writes nothing to disk in the others",
+        ),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from bench.neighbours import celery_worker, redis_server
+from bench.neighbours import celery_worker, free_port, redis_server
 from bench.rounds import Measured, Side, interleave
 from e2e.harness import Manager, Program, start, start_manager
 
@@ -93,18 +93,24 @@ async def noop(directory: Path, size: "Size") -> list[Measured]:
         always = ("--appendonly", "yes", "--appendfsync", "always")
         port = await stack.enter_async_context(redis_server(directory / "durable", *always))
         durable = await stack.enter_async_context(celery_worker(directory / "durable", "solo", port, 0))
+        floor = free_port()
+        served = running("floor", "floor", "serve", floor, directory / "floor.db", directory=directory)
+        await stack.enter_async_context(served)
+        await stack.enter_async_context(running("echo", "floor", "echo", floor, directory=directory))
         kept = await interleave(
             {
                 "fleetgate": loading("median_ms", "load_fleetgate", *ours, size.single_tasks, 1, PAUSE_MS),
                 "celery solo": loading("median_ms", "load_celery", size.single_tasks, 1, PAUSE_MS, env=durable),
+                "the floor": loading("median_ms", "floor", "ask", floor, size.single_tasks, PAUSE_MS),
             },
             size.rounds,
         )
+        limit = kept.pop("the floor")
     theirs = ("celery solo", "celery prefork")
     note = "POST to the final status on the fleet's SSE stream; SQLite FULL, a real link, no process spawned"
 
     def one_by_one(title: str, sides: Mapping[str, Side], target: float | None, about: str) -> Measured:
-        rivals = tuple(sides[name] for name in theirs if name in sides)
+        rivals = tuple(side for name, side in sides.items() if name in theirs)
         return Measured(title, "ms, median", sides["fleetgate"], rivals, target, bigger_is_better=False, note=about)
 
     return [
@@ -120,6 +126,15 @@ async def noop(directory: Path, size: "Size") -> list[Measured]:
             kept,
             None,
             "for comparison: Redis with appendfsync always, where it writes nothing to disk in the others",
+        ),
+        Measured(
+            "2d. as 2, against the floor",
+            "ms, median",
+            kept["fleetgate"],
+            (limit,),
+            None,
+            bigger_is_better=False,
+            note="two commits in a thread and the way there and back, and nothing else (bench/floor.py)",
         ),
     ]
 

@@ -131,7 +131,7 @@ class Ledger:
         self._queue_no = 0
         self._counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
         self._settled = 0
-        self._group = 0
+        self.open_group = 0
         # Tasks that were on a host when this was read, each with the attempt (uid) that surely was not started.
         self._doubtful: dict[int, str] = {}
         self._undurable_claims: deque[dict[str, int]] = deque()  # of closed groups: task -> attempt
@@ -142,7 +142,7 @@ class Ledger:
         return f"<Ledger open={len(self._changed)} hosts={len(self.hosts)} queues={len(self.queues)}>"
 
     def _open_group(self) -> None:
-        self._group += 1
+        self.open_group += 1
         self.news = News()
         self._entries = Entries()
         self._changed: dict[int, Hot] = {}
@@ -279,10 +279,6 @@ class Ledger:
             raise NotFound(f"there is no task {task_id}", code="NO_SUCH_TASK")
         return hot
 
-    @property
-    def open_group(self) -> int:
-        return self._group
-
     def spent_attempts(self, task_id: str) -> int:
         """Attempts up to this one may be known to a host, whatever the record says."""
         return self._spent.get(task_id, 0)
@@ -344,7 +340,7 @@ class Ledger:
                 row = (hot.no, after.attempt, after.uid, after.host_id, generation, after.assigned_at, None, None)
                 self._entries.attempts.append(row)
                 self._claims[after.id] = after.attempt
-                hot.claimed_in = self._group
+                hot.claimed_in = self.open_group
                 self._doubtful.pop(hot.no, None)
                 self._spent.pop(after.id, None)
             elif was_held and not is_held:

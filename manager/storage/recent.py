@@ -36,8 +36,7 @@ class Tail:
     def extend(self, events: Sequence[StoredEvent]) -> None:
         self.events.extend(events)
         self.latest = events[-1].id
-        for event in events:
-            self.bytes += len(event.body)
+        self.bytes += sum(len(event.body) for event in events)
         if len(self.events) > 2 * TAIL_EVENTS or self.bytes > 2 * TAIL_BYTES:
             self._shorten()
 

@@ -43,8 +43,6 @@ def one_line_each(bodies: Sequence[bytes]) -> tuple[Sequence[bytes], bytes]:
 
     JSON allows line breaks between its tokens (never inside its strings), and others write it so.
     """
-    if len(bodies) == 1 and b"\n" not in bodies[0] and b"\r" not in bodies[0]:
-        return bodies, bodies[0]
     joined = b"\n".join(bodies)
     if joined.count(b"\n") != len(bodies) - 1 or b"\r" in joined:
         bodies = [body.replace(b"\n", b" ").replace(b"\r", b" ") for body in bodies]

@@ -216,10 +216,19 @@ class SqliteStore:
         return await self._writer.decide(run, prepare)
 
     async def change(self, changes: Sequence[Change]) -> list[Taken]:
+        return await self._change(changes)
+
+    async def accept(self, changes: Sequence[Change]) -> list[Taken]:
+        return await self._change(changes, operations.group_of_claims)
+
+    async def _change(
+        self, changes: Sequence[Change], early: Callable[[Ledger, list[Taken]], int] | None = None
+    ) -> list[Taken]:
         bringing = _Bringing(self)
         return await self._writer.decide(
             lambda ledger: operations.change(ledger, changes),
             lambda ledger: bringing.all_of(ledger, ledger.lacks(change.task_id for change in changes)),
+            early,
         )
 
     async def claim_of(self, task_id: str) -> Claim | None:
@@ -231,14 +240,6 @@ class SqliteStore:
         if record.status not in ON_A_HOST or host is None:
             return None
         return Claim(spec=spec, record=record, host_id=host.host_id, generation=host.generation)
-
-    async def accept(self, changes: Sequence[Change]) -> list[Taken]:
-        bringing = _Bringing(self)
-        return await self._writer.decide(
-            lambda ledger: operations.change(ledger, changes),
-            lambda ledger: bringing.all_of(ledger, ledger.lacks(change.task_id for change in changes)),
-            operations.group_of_claims,
-        )
 
     async def on_host(self, host_id: str) -> list[Record]:
         bringing = _Bringing(self)

@@ -1,10 +1,11 @@
-"""Decide in the loop, write in a thread: many changes in one transaction, durable before anybody is answered.
+"""Decide in the loop, write in a thread: many changes in one transaction, durable before they are answered.
 
     decide -> ledger, at once -> the open group -> thread: one transaction -> news -> answers
 
 What is decided in one turn of the event loop is handed over together, so it is committed together; while the thread
-commits, the next group gathers. So the price of a durable commit is shared by everybody who waits for one, and nothing
-waits for a timer. The thread does every checkpoint too: small ones, when nothing waits.
+commits, the next group gathers. So the price of a durable commit is shared by everybody who waits for one, and nobody
+waits for a timer. What is content with an earlier group (`early`) is answered with that, and is written with the next
+group that somebody waits for. The thread does every checkpoint too: small ones, when nothing waits.
 
 An operation decides before it changes: when it raises a FleetError it has changed nothing, and its neighbours go on.
 Any other exception, and a commit that fails, undoes its group and those decided after it: the ledger is thrown away

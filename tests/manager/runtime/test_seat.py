@@ -82,23 +82,20 @@ def test_one_processor_is_shared_anyway(machine: Machine) -> None:
     assert machine.put == []
 
 
-def test_who_is_in_nobodys_way_stays(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("running", "waiting", "busy"),
+    [
+        pytest.param(0.9, 0.05, [0, 0, 0.95, 0], id="nobody is in their way"),
+        pytest.param(0.95, 0.5, [0, 0, 1, 0], id="they are in each other's"),
+        pytest.param(0.5, 0.5, [0.9, 0.8, 1, 0.7], id="there is no room elsewhere"),
+    ],
+)
+def test_they_stay_when(machine: Machine, running: float, waiting: float, busy: list[float]) -> None:
     seat = machine.seat()
     seat.take([LOOP, WRITER], machine.proc)
 
     for _ in range(5):
-        machine.passes(running=0.9, waiting=0.05, busy=[0, 0, 0.95, 0])
-        seat.look()
-
-    assert len(machine.put) == 2
-
-
-def test_who_only_waits_for_his_own_kind_stays(machine: Machine) -> None:
-    seat = machine.seat()
-    seat.take([LOOP, WRITER], machine.proc)
-
-    for _ in range(5):
-        machine.passes(running=0.95, waiting=0.5, busy=[0, 0, 1, 0])
+        machine.passes(running=running, waiting=waiting, busy=busy)
         seat.look()
 
     assert len(machine.put) == 2
@@ -113,17 +110,6 @@ def test_who_is_crowded_by_others_moves_to_where_there_is_most_room(machine: Mac
         seat.look()
 
     assert machine.put[2:] == [(LOOP, {3}), (WRITER, {3})]
-
-
-def test_where_all_are_busy_nobody_moves(machine: Machine) -> None:
-    seat = machine.seat()
-    seat.take([LOOP, WRITER], machine.proc)
-
-    for _ in range(5):
-        machine.passes(running=0.5, waiting=0.5, busy=[0.9, 0.8, 1, 0.7])
-        seat.look()
-
-    assert len(machine.put) == 2
 
 
 def test_a_crowd_that_was_gone_in_between_is_none(machine: Machine) -> None:

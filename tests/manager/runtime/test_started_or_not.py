@@ -54,6 +54,17 @@ async def told_to_start(h: Hall, first: Register) -> str:
     return task_id
 
 
+async def not_accepted(h: Hall) -> str:
+    """A task that was given to a host, which has said nothing when a commit failed."""
+    hand = h.hand("h1")
+    await hand.register(register())
+    task_id = await h.submit()
+    await hand.expect(TaskExecute)
+    await h.until(task_id, TaskState.ASSIGNED)
+    await Disk(h).fails_once(h)
+    return task_id
+
+
 async def test_under_the_same_boot_id_it_was_not_started(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
         task_id = await told_to_start(h, register())
@@ -126,12 +137,7 @@ async def test_an_agent_that_started_while_the_disk_was_full_goes_on(tmp_path: P
 
 async def test_after_a_failed_commit_what_was_not_accepted_still_goes_back_to_the_queue(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
-        hand = h.hand("h1")
-        await hand.register(register())
-        task_id = await h.submit()
-        await hand.expect(TaskExecute)
-        await h.until(task_id, TaskState.ASSIGNED)
-        await Disk(h).fails_once(h)
+        task_id = await not_accepted(h)
 
         h.clock.later_ms = 60_000
         await h.watchdog.look()
@@ -141,12 +147,7 @@ async def test_after_a_failed_commit_what_was_not_accepted_still_goes_back_to_th
 
 async def test_after_a_failed_commit_what_was_not_accepted_still_goes_to_another_host_at_once(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
-        hand = h.hand("h1")
-        await hand.register(register())
-        task_id = await h.submit()
-        await hand.expect(TaskExecute)
-        await h.until(task_id, TaskState.ASSIGNED)
-        await Disk(h).fails_once(h)
+        task_id = await not_accepted(h)
         other = await h.online(FakeHost("h2"))
 
         await h.cut("h1")

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +23,21 @@ from tests.contracts.making import T0, claim_one, connect, offer, report, submit
 
 
 @asynccontextmanager
-async def slow_disk(store: SqliteStore) -> AsyncIterator[threading.Event]:
-    """Nothing is committed until the event is set, or in the end."""
+async def slow_disk(store: SqliteStore, *, fails: bool = False) -> AsyncIterator[threading.Event]:
+    """Nothing is committed until the event is set, or in the end; then the first group may fail, and all behind it."""
     gate = threading.Event()
+
+    def write(db: sqlite3.Connection) -> None:
+        assert gate.wait(10)
+        if fails:
+            raise ZeroDivisionError
+
+    async def writing() -> None:
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            await store._writer.write(write)
+
     async with anyio.create_task_group() as group:
-        group.start_soon(store._writer.write, lambda db: gate.wait(10))
+        group.start_soon(writing)
         await anyio.wait_all_tasks_blocked()
         try:
             yield gate
@@ -106,31 +116,15 @@ async def test_what_is_given_out_again_after_a_restart_is_not_in_doubt(store: Sq
     assert (doubted.accepted, held.accepted) == (True, False)
 
 
-def fail(db: sqlite3.Connection) -> None:
-    raise ZeroDivisionError
-
-
 async def test_said_once_it_may_have_started_however_often_a_commit_fails(store: SqliteStore) -> None:
     host = await connect(store)
     await submit(store)
     record = (await claim_one(store, host)).record
-    gate = threading.Event()
 
-    def fail_late(db: sqlite3.Connection) -> None:
-        gate.wait(10)
-        raise ZeroDivisionError
-
-    async def failing() -> None:
-        with pytest.raises(ZeroDivisionError):
-            await store._writer.write(fail_late)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(failing)
-        await anyio.wait_all_tasks_blocked()
+    async with slow_disk(store, fails=True):
         await store.accept([report(record, host, Cause.ACCEPTED)])  # and `task:start` is said
-        gate.set()
-    with pytest.raises(ZeroDivisionError):
-        await store._writer.write(fail)
+    async with slow_disk(store, fails=True):
+        pass
 
     (held,) = await store.on_host(host.host_id)
     assert held.accepted
@@ -142,8 +136,8 @@ async def test_what_was_forgotten_before_a_commit_failed_is_as_its_row_says(stor
     await claim_one(store, host)
     store._writer._ledger._hot = Generations(1)  # as when very many others were used since
 
-    with pytest.raises(ZeroDivisionError):
-        await store._writer.write(fail)
+    async with slow_disk(store, fails=True):
+        pass
 
     (held,) = await store.on_host(host.host_id)
     assert not held.accepted
@@ -202,18 +196,7 @@ async def test_the_start_of_a_claim_that_came_to_nothing_is_never_said(store: Sq
     await submit(store)
     told: list[Taken] = []
 
-    def fail(db: sqlite3.Connection) -> None:
-        gate.wait(10)
-        raise ZeroDivisionError
-
-    async def failing() -> None:
-        with pytest.raises(ZeroDivisionError):
-            await store._writer.write(fail)
-
-    gate = threading.Event()
-    async with anyio.create_task_group() as group:
-        group.start_soon(failing)
-        await anyio.wait_all_tasks_blocked()
+    async with slow_disk(store, fails=True) as gate, anyio.create_task_group() as group:
         group.start_soon(accept_early, store, host, told)
         await anyio.wait_all_tasks_blocked()
         gate.set()

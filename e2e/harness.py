@@ -97,6 +97,13 @@ def environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
 
 async def start(name: str, argv: Collection[str], *, home: Path, env: Mapping[str, str], log: Path) -> Program:
     """Start `python -m <argv>` and wait for its line of JSON."""
+    program = launch(name, argv, home=home, env=env, log=log)
+    await wait_ready(program)
+    return program
+
+
+def launch(name: str, argv: Collection[str], *, home: Path, env: Mapping[str, str], log: Path) -> Program:
+    """Start `python -m <argv>`."""
     home.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         process = subprocess.Popen(
@@ -109,15 +116,18 @@ async def start(name: str, argv: Collection[str], *, home: Path, env: Mapping[st
         )
     program = Program(name, process, log)
     threading.Thread(target=_listen, args=(program,), daemon=True).start()
+    return program
+
+
+async def wait_ready(program: Program, within_s: float = READY_WITHIN_S) -> None:
+    """It has printed its line; one that has not in time is killed."""
+    process, name = program.process, program.name
     try:
-        await until(
-            lambda: program.ready or process.poll() is not None, READY_WITHIN_S, f"{name} is ready\n{program.said()}"
-        )
+        await until(lambda: program.ready or process.poll() is not None, within_s, f"{name} is ready\n{program.said()}")
     except AssertionError:
         await program.kill()
         raise
     assert program.ready, f"{name} ended with {process.returncode} before it was ready:\n{program.said()}"
-    return program
 
 
 def _listen(program: Program) -> None:

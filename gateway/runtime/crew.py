@@ -48,7 +48,7 @@ from gateway.core.run import GRACE_MS, Act
 from gateway.core.slots import Room as SlotRoom
 from gateway.core.slots import admit
 from gateway.errors import AlreadyStarted, CannotRun, KeeperLost, NoAnswer
-from gateway.runtime import attempt, kept, workspace
+from gateway.runtime import attempt, crash, kept, workspace
 from gateway.runtime.clock import Clock
 from gateway.runtime.inventory import Inventory
 from gateway.runtime.kept import Kept
@@ -290,6 +290,7 @@ class Crew:
             _log.warning("input.not_taken", uid=uid, input=input_id)
 
     def _prepare(self, order: Prepare) -> None:
+        crash.here("execute_received")
         task = order.task
         try:
             prepared = self._ready(order)
@@ -448,7 +449,9 @@ class Crew:
         """Raises CannotRun: nothing runs. Raises KeeperLost or AlreadyStarted: it may."""
         try:
             spec = await self._keeper_spec(prepared)
-            return await Keeper.start(self._home, prepared.kept.uid, spec, self._warm.take)
+            keeper = await Keeper.start(self._home, prepared.kept.uid, spec, self._warm.take)
+            crash.here("keeper_started")
+            return keeper
         except OSError as error:
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CannotRun(Reason.DISK_FULL if is_full else Reason.SPAWN_FAILED, str(error)) from error
@@ -464,6 +467,7 @@ class Crew:
         launch = self._driver(this, prepared.kind, instructions).launch()
         private = attempt.directory(self._home, this.uid) / attempt.PRIVATE
         await anyio.to_thread.run_sync(_lay_out, self._home, this, launch)
+        crash.here("directory_written")
         env = environment.build(
             self._inventory.environment(prepared.kind),
             prepared.task_env,
@@ -553,6 +557,7 @@ class Crew:
         await self._let_go(runner.uid)
 
     async def _let_go(self, uid: str) -> None:
+        crash.here("before_forget")
         self._runners.pop(uid, None)
         await self._delete(uid)
         self._note_quiet()

@@ -30,11 +30,12 @@ from gateway.core.backoff import UNWELCOME_S, delay, spread
 from gateway.core.link import FULL, Link, Phase
 from gateway.core.orders import Order
 from gateway.errors import LinkLost, NotWelcome, Revoked
+from gateway.runtime import crash
 from gateway.runtime.clock import Clock
 from gateway.runtime.vitals import VitalSigns
 from shared_types.codec import Malformed, decode_from_manager, encode
 from shared_types.hosts import EffectiveConfig
-from shared_types.messages import ConfigUpdate, Ping, Register, Unknown
+from shared_types.messages import ConfigUpdate, Ping, Register, TaskStarted, Unknown
 
 OPEN_S: Final = 20.0
 WELCOME_S: Final = 30.0
@@ -270,6 +271,8 @@ class Uplink:
             now = self._clock.monotonic()
             while (frame := self._link.next_frame(now)) is not None:
                 await socket.send(encode(frame), text=True)
+                if isinstance(frame, TaskStarted):
+                    crash.here("started_said")
                 now = self._clock.monotonic()
             self._host.obey(self._link.orders())
             with anyio.move_on_after(max(0.0, self._link.next_at() - now)):

@@ -1,6 +1,8 @@
 """An agent that misbehaves on purpose: `python -I -S agent.py [--tag T] COMMAND ...`. Standard library only.
 
-The tag means nothing to it; it is there to be found in the command line of whatever is left of it.
+The tag means nothing to it; it is there to be found in the command line of whatever is left of it. With `--sign FILE`
+it first appends to FILE who it is: task, attempt and pid. The command `told` reads the command, with its flags, from
+the first line of stdin.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import contextlib
 import json
 import os
 import resource
+import shlex
 import signal
 import sys
 import time
@@ -259,11 +262,30 @@ def looks_around(args: argparse.Namespace) -> int:
     return and_then(args)
 
 
+@command
+def told(args: argparse.Namespace) -> int:
+    """Not a byte more than the line: the rest is for the command."""
+    line = bytearray()
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    args = args.parser.parse_args(shlex.split(line.decode()))
+    return COMMANDS[args.command](args)
+
+
+def sign(file: str) -> None:
+    who = (os.environ.get("FLEETGATE_TASK_ID", "-"), os.environ.get("FLEETGATE_ATTEMPT", "-"), str(os.getpid()))
+    fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    say(" ".join(who) + "\n", fd)
+    os.close(fd)
+
+
 def main() -> int:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python itself ignores these two
         signal.signal(number, signal.SIG_DFL)
     parser = argparse.ArgumentParser()
     parser.add_argument("--tag", default="-")
+    parser.add_argument("--sign", help="append to this file: task, attempt and pid")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function in COMMANDS.items():
         one = commands.add_parser(name, help=function.__doc__)
@@ -279,6 +301,8 @@ def main() -> int:
         one.add_argument("--tidies", help="what is left behind makes this file when it is asked to end")
         one.add_argument("--bare", action="store_true", help="what is left behind has thrown away its environment")
     args = parser.parse_args()
+    if args.sign:
+        sign(args.sign)
     return COMMANDS[args.command](args)
 
 

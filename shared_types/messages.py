@@ -41,6 +41,15 @@ class Resume(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     started: bool = True  # keep: false when `task:start` was not committed yet
 
 
+class LeaseTerms(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What a lease is worth, in ms. It lasts `ttl` from the `sent` that was acknowledged; an agent may go on for its
+    task's grace after that, and is gone within `kill_budget` then.
+    """
+
+    ttl: Count
+    kill_budget: Count
+
+
 class GatewayConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     """What a manager may ask a gateway to change; the host's own policy clamps it. Durations in ms."""
 
@@ -67,14 +76,18 @@ class Register(Message, frozen=True, kw_only=True, tag="register"):
     agents: tuple[AgentInfo, ...] = ()
     running: tuple[RunningAttempt, ...] = ()
     config: EffectiveConfig | None = None
+    sent: Count | None = None  # its CLOCK_BOOTTIME in ms; said: its keepers end their agents when its lease is over
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """A sign of life; `timestamp` is the gateway's clock when it was sent. Carries `config` after a change of it."""
+    """A sign of life; `timestamp` is the gateway's clock when it was sent, `sent` its CLOCK_BOOTTIME in ms. Carries
+    `config` after a change of it.
+    """
 
     timestamp: Count
     vitals: Vitals | None = None
     config: EffectiveConfig | None = None
+    sent: Count | None = None
 
 
 class TaskAccepted(Message, frozen=True, kw_only=True, tag="task:accepted"):
@@ -167,6 +180,15 @@ class Registered(Message, frozen=True, kw_only=True, tag="registered"):
     heartbeat_interval: Count | None = None
     resume: tuple[Resume, ...] = ()
     config: GatewayConfig | None = None
+    lease: LeaseTerms | None = None  # granted, from the `sent` of the `register` that this answers; None: no leases
+
+
+class HeartbeatAck(Message, frozen=True, kw_only=True, tag="heartbeat:ack"):
+    """The sign of life with this `sent` is written down, and this connection was the host's newest: its lease counts
+    from then.
+    """
+
+    sent: Count
 
 
 class Ping(Message, frozen=True, kw_only=True, tag="ping"):
@@ -236,4 +258,6 @@ FromGateway: TypeAlias = (
     | TaskCompleted
     | TaskFailed
 )
-FromManager: TypeAlias = Registered | Ping | TaskExecute | TaskStart | TaskAbort | TaskInput | TaskAck | ConfigUpdate
+FromManager: TypeAlias = (
+    Registered | HeartbeatAck | Ping | TaskExecute | TaskStart | TaskAbort | TaskInput | TaskAck | ConfigUpdate
+)

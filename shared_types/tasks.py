@@ -85,6 +85,7 @@ class Reason(StrEnum):
     HOST_LOST = "host_lost"
     HOST_RESTARTED = "host_restarted"
     SUPERVISOR_DIED = "supervisor_died"
+    LEASE_EXPIRED = "lease_expired"  # its host had no word of the manager for so long that it ended the agent
 
 
 class PermissionMode(StrEnum):
@@ -123,6 +124,7 @@ class TaskRequest(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omi
     metadata: dict[str, Any] | None = None
     permission_mode: PermissionMode = PermissionMode.DEFAULT
     idle_timeout: int | None = None  # ms without a sign of life from the agent
+    grace: Count | None = None  # ms that it may go on after its host's lease is over; None: for ever
 
 
 class TaskResult(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True, gc=False):

@@ -195,12 +195,19 @@ export type Health = {
   uptimeMs: number;
 };
 
-/** A sign of life; `timestamp` is the gateway's clock when it was sent. Carries `config` after a change of it. */
+/** A sign of life; `timestamp` is the gateway's clock when it was sent, `sent` its CLOCK_BOOTTIME in ms. Carries `config` after a change of it. */
 export type Heartbeat = {
   type: "heartbeat";
   timestamp: number;
   vitals?: Vitals | null;
   config?: EffectiveConfig | null;
+  sent?: number | null;
+};
+
+/** The sign of life with this `sent` is written down, and this connection was the host's newest: its lease counts from then. */
+export type HeartbeatAck = {
+  type: "heartbeat:ack";
+  sent: number;
 };
 
 /** What a gateway registers with (base dialect). */
@@ -300,6 +307,12 @@ export type LabelRules = {
   avoid?: Record<string, string>;
 };
 
+/** What a lease is worth, in ms. It lasts `ttl` from the `sent` that was acknowledged; an agent may go on for its task's grace after that, and is gone within `kill_budget` then. */
+export type LeaseTerms = {
+  ttl: number;
+  killBudget: number;
+};
+
 /** `event: drain` (the manager restarts: come back) or `event: revoked` (the token is). */
 export type LeaveFrame = {
   retry: boolean;
@@ -345,6 +358,7 @@ export type Register = {
   agents?: AgentInfo[];
   running?: RunningAttempt[];
   config?: EffectiveConfig | null;
+  sent?: number | null;
 };
 
 /** The answer to `register`. With `ok` false the manager says why and closes. Durations in ms. */
@@ -357,6 +371,7 @@ export type Registered = {
   heartbeatInterval?: number | null;
   resume?: Resume[];
   config?: GatewayConfig | null;
+  lease?: LeaseTerms | null;
 };
 
 /** The manager's verdict on one reported attempt: go on after `acked_seq`, or stop it and forget it. */
@@ -612,6 +627,7 @@ export type TaskRequest = {
   metadata?: Record<string, unknown> | null;
   permissionMode?: PermissionMode;
   idleTimeout?: number | null;
+  grace?: number | null;
 };
 
 /** `output` is the final answer, or its tail when `output_truncated`; `duration` in ms. */
@@ -759,7 +775,7 @@ export type Why = {
 
 export type FromGateway = Register | Heartbeat | TaskAccepted | TaskRefused | TaskStarted | TaskEvent | TaskEvents | TaskCompleted | TaskFailed;
 
-export type FromManager = Registered | Ping | TaskExecute | TaskStart | TaskAbort | TaskInput | TaskAck | ConfigUpdate;
+export type FromManager = Registered | HeartbeatAck | Ping | TaskExecute | TaskStart | TaskAbort | TaskInput | TaskAck | ConfigUpdate;
 
 export type FromClient = Sync | Ack | Subscribe | Unsubscribe | UserMessage | ClientTaskInput | ClientTaskAbort;
 

@@ -23,6 +23,7 @@ STOPS: Final = {
     "run_timeout": (Reason.RUN_TIMEOUT, "It ran longer than it may."),
     "idle_timeout": (Reason.IDLE_TIMEOUT, "It gave no sign of life for too long."),
     "start_timeout": (Reason.START_TIMEOUT, "It said nothing after it was started."),
+    "lease_expired": (Reason.LEASE_EXPIRED, "Its host had no word of the manager for so long that it was stopped."),
     "keeper_lost": (Reason.SUPERVISOR_DIED, "Its supervisor died; nobody can say how it ended."),
     "host_restarted": (Reason.HOST_RESTARTED, "The host restarted while it ran."),
     "host_stopping": (Reason.HOST_RESTARTED, "The host was shut down while it ran."),

@@ -28,6 +28,7 @@ from enum import Enum, auto
 from typing import Any, Final, assert_never
 
 from gateway.core.coalesce import fit
+from gateway.core.lease import Lease
 from gateway.core.line import Ending, Line
 from gateway.core.orders import (
     Abort,
@@ -50,6 +51,7 @@ from shared_types.messages import (
     FromManager,
     GatewayConfig,
     Heartbeat,
+    HeartbeatAck,
     Ping,
     Register,
     Registered,
@@ -86,6 +88,7 @@ class Link:
         self.dialect = FULL
         self.refusal: Registered | None = None  # why the manager does not want us, after ok=false
         self.answer: Registered | None = None  # the manager's welcome on this connection
+        self.lease = Lease()
         self._host_id = host_id
         self._urgent: deque[FromGateway] = deque()
         self._orders: list[Order] = []
@@ -126,6 +129,7 @@ class Link:
         self.phase = Phase.GREETING
         self.refusal = self.answer = None
         self._urgent = deque([greeting])
+        self.lease.opened(greeting.sent or 0)
 
     def closed(self) -> None:
         """The connection is gone. What was accepted and not started is given back: nothing was spawned, and
@@ -157,6 +161,8 @@ class Link:
             case TaskAck(task_id=task_id, attempt=attempt, seq=seq):
                 if line := self._find(task_id, attempt):
                     self._confirmed(line, seq)
+            case HeartbeatAck(sent=sent):
+                self.lease.acknowledged(sent)
             case ConfigUpdate(config=config):
                 self._orders.append(Configure(config))
             case Ping():
@@ -173,6 +179,7 @@ class Link:
         self.phase = Phase.TALKING
         self.answer = message
         self.dialect = FULL if message.protocol >= PROTOCOL else BASE
+        self.lease.granted(message.lease if self.dialect == FULL else None)
         verdicts = {(resume.task_id, resume.attempt): resume for resume in message.resume}
         for line in list(self._lines.values()):
             if self.dialect == BASE:

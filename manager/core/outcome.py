@@ -13,6 +13,7 @@ _CAUSES: Final[dict[str, Cause]] = {
     Reason.HOST_LOST: Cause.HOST_LOST,
     Reason.HOST_RESTARTED: Cause.HOST_LOST,
     Reason.SUPERVISOR_DIED: Cause.HOST_LOST,  # nobody can say how it ended
+    Reason.LEASE_EXPIRED: Cause.HOST_LOST,  # its host ended it because we might take it for lost
 }
 
 

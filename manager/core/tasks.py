@@ -25,7 +25,7 @@ SHORT_PROMPT: Final = 1_000  # characters of a prompt in lists
 MOST_NAMED: Final = 10  # hosts in a sentence
 
 # Refusals that pass by themselves: the host is not remembered as one that will not run this task.
-PASSING: Final = frozenset({Reason.NO_FREE_SLOT, Reason.DRAINING, Reason.DISK_FULL})
+PASSING: Final = frozenset({Reason.NO_FREE_SLOT, Reason.DRAINING, Reason.DISK_FULL, Reason.LEASE_EXPIRED})
 _TIMES: Final = frozenset({Reason.RUN_TIMEOUT, Reason.IDLE_TIMEOUT, Reason.START_TIMEOUT})
 
 

@@ -42,6 +42,7 @@ def test_a_result_and_a_clean_exit_are_success():
         (Evidence(), facts(code=None, signal=15, stop="start_timeout"), "start_timeout"),
         (Evidence(), facts(code=None, stop="keeper_lost"), "supervisor_died"),
         (OK, facts(code=None), "supervisor_died"),
+        (OK, facts(code=143, stop="lease_expired"), "lease_expired"),
         (Evidence(), facts(code=None, stop="host_restarted"), "host_restarted"),
         (Evidence(), facts(code=143, stop="agent_done"), "no_result"),
         (Evidence(end=End.OK, denied=("bash",), finished_after_denial=False), facts(), "denied"),

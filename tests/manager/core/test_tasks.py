@@ -584,6 +584,7 @@ def test_equal_wishes_have_equal_requirements_whatever_the_order_of_their_labels
         ("aborted_by_user", Cause.STOPPED),
         ("host_restarted", Cause.HOST_LOST),
         ("supervisor_died", Cause.HOST_LOST),
+        ("lease_expired", Cause.HOST_LOST),
         ("exit_nonzero", Cause.FAILED),
         ("a_code_of_their_own", Cause.FAILED),
         (None, Cause.FAILED),

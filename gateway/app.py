@@ -40,6 +40,7 @@ from gateway.core.link import Link
 from gateway.core.policy import Limits, Policy
 from gateway.errors import BadSettings, GatewayError, Revoked
 from gateway.runtime import logs
+from gateway.runtime.cgroups import Cgroups
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.crew import Crew, Identity, Rules
 from gateway.runtime.inventory import Inventory
@@ -156,6 +157,7 @@ def put_together(settings: Settings, environ: Mapping[str, str], random: Random)
         inventory=inventory,
         vitals=vitals,
         warm=warm,
+        cgroups=Cgroups(settings.home, is_wanted=settings.cgroups),
         clock=clock,
     )
     uplink = Uplink(

@@ -58,6 +58,7 @@ class Settings:
     task_timeout_ms: int
     drain_timeout_ms: int
     warm_keepers: int
+    cgroups: bool
     log_level: str
     command_agents: tuple[CommandAgent, ...]  # `[agents.NAME]` of the file
     print_ready: bool = False
@@ -124,6 +125,12 @@ def _few(text: str) -> int:
     if text.strip() not in ("0", "1", "2", "3", "4"):
         raise ValueError("is not a number from 0 to 4")
     return int(text)
+
+
+def _auto(text: str) -> bool:
+    if text.strip() not in ("auto", "off"):
+        raise ValueError("is neither auto nor off")
+    return text.strip() == "auto"
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -273,6 +280,12 @@ _SETTINGS: Final = (
         "How many keepers wait for a task, 0 to 4. Each takes 10 MB and saves a start some 20 ms.",
         _few,
     ),
+    _Setting(
+        *("cgroups", "GATEWAY_CGROUPS", "auto"),
+        "auto: each agent gets a cgroup (v2) of its own where the gateway may make some, so that all of it can be ended"
+        " whatever it did to hide. off: none.",
+        _auto,
+    ),
     _Setting("log_level", "LOG_LEVEL", "info", "debug, info, warning or error; the log goes to stderr.", _level),
 )
 _HOME: Final = _Setting(
@@ -378,7 +391,7 @@ def _value(setting: _Setting, flags: Namespace, environ: Mapping[str, str], writ
 _FIXED_DEFAULTS: Final = frozenset(
     {
         *("server_url", "max_concurrent", "task_env", "permission_modes"),
-        *("task_timeout_ms", "drain_timeout_ms", "warm_keepers", "log_level"),
+        *("task_timeout_ms", "drain_timeout_ms", "warm_keepers", "cgroups", "log_level"),
     }
 )
 

@@ -23,6 +23,7 @@ import anyio
 import msgspec
 import structlog
 
+from gateway.core.cgroup import is_name
 from gateway.core.journal import HEADER, MAX_NOTE, ExitFacts, Record, Stream, exit_facts, exit_record
 from gateway.runtime import keeper
 
@@ -45,6 +46,7 @@ class State(msgspec.Struct, rename="camel"):
     pid: int
     start_time: int
     boot_id: str
+    cgroup: str | None = None  # the agent's, should the host have had room for it
 
 
 class _Exit(msgspec.Struct):
@@ -232,12 +234,33 @@ def dial(path: Path) -> socket.socket:
     return line
 
 
-async def sweep(uid: str) -> None:
+async def sweep(path: Path) -> None:
     """After a keeper that died without ending its agent: the kernel has killed the agent; kill what it had started.
-    What threw away its environment as well as its parents is not found.
+    Without a cgroup, what threw away its environment as well as its parents is not found.
     """
+    cgroup = _cgroup(path)
     for _ in range(_SWEEPS):
-        if not await anyio.to_thread.run_sync(keeper.kill_strays, uid):
+        if not await anyio.to_thread.run_sync(_kill_left, path.name, cgroup):
             return
         await anyio.sleep(0.01)  # dying takes a moment, and may have children
-    _log.error("attempt.survivors", uid=uid)
+    _log.error("attempt.survivors", uid=path.name)
+
+
+def _cgroup(path: Path) -> str | None:
+    """Only one that has this attempt's name: whatever stands in the file, no other is touched."""
+    known = state(path)
+    if known is None or known.cgroup is None or not is_name(Path(known.cgroup).name, path.name):
+        return None
+    return known.cgroup
+
+
+def _kill_left(uid: str, cgroup: str | None) -> bool:
+    """False: nothing was left."""
+    try:
+        is_populated = cgroup is not None and keeper.kill_cgroup(cgroup)
+        if cgroup is not None and not is_populated:
+            keeper.remove_cgroup(cgroup)
+    except OSError as error:
+        _log.error("attempt.cgroup", uid=uid, error=str(error))
+        is_populated = False
+    return bool(keeper.kill_strays(uid)) or is_populated

@@ -49,6 +49,7 @@ from gateway.core.slots import Room as SlotRoom
 from gateway.core.slots import admit
 from gateway.errors import AlreadyStarted, CannotRun, KeeperLost, NoAnswer
 from gateway.runtime import attempt, crash, kept, workspace
+from gateway.runtime.cgroups import Cgroups
 from gateway.runtime.clock import Clock
 from gateway.runtime.inventory import Inventory
 from gateway.runtime.kept import Kept
@@ -131,6 +132,7 @@ class Crew:
         inventory: Inventory,
         vitals: VitalSigns,
         warm: WarmKeepers,
+        cgroups: Cgroups,
         clock: Clock,
     ) -> None:
         self.nudge: Callable[[], None] = lambda: None
@@ -143,6 +145,7 @@ class Crew:
         self._inventory = inventory
         self._vitals = vitals
         self._warm = warm
+        self._cgroups = cgroups
         self._clock = clock
         self._scouts = Scouts()
         self._offers: dict[str, Offer] = {}
@@ -486,12 +489,14 @@ class Crew:
             idle_s=launch.idle_s if prepared.idle_ms is None else prepared.idle_ms / 1000,
             first_output_s=launch.first_output_s,
             grace_s=GRACE_MS / 1000,
+            cgroup=self._cgroups.path(this.uid),
         )
 
     # --- adopting -------------------------------------------------------------------------------------
 
     async def _adopt_all(self) -> None:
         await anyio.to_thread.run_sync(attempt.tidy, self._home)
+        await anyio.to_thread.run_sync(self._cgroups.find)
         for uid in await anyio.to_thread.run_sync(attempt.found, self._home):
             await self._alone(uid, self._adopt, uid)
 
@@ -539,7 +544,7 @@ class Crew:
             if self._withdraw(uid):
                 self._link.spawn_failed(uid, Reason.SPAWN_FAILED, "The gateway failed at this attempt; see its log.")
             self._runners.pop(uid, None)
-            await attempt.sweep(uid)  # its keeper ends with it
+            await attempt.sweep(attempt.directory(self._home, uid))  # its keeper ends with it
             if self._link.told(uid) is None:
                 await self._let_go(uid)
             else:

@@ -62,6 +62,7 @@ class KeeperSpec:
     grace_s: float = 5.0  # between TERM and KILL when a limit is passed
     budget_s: float = 15.0  # how long killing may take
     cap_bytes: int = GIB  # of the journal
+    cgroup: str | None = None  # to be made for the agent
     nice: int = 0
     oom_score_adj: int | None = None
 
@@ -85,6 +86,7 @@ class KeeperSpec:
                 "graceMs": _ms(self.grace_s),
                 "budgetMs": _ms(self.budget_s),
                 "capBytes": self.cap_bytes,
+                "cgroup": self.cgroup,
                 "nice": self.nice,
                 "oomScoreAdj": self.oom_score_adj,
             }
@@ -230,7 +232,7 @@ class Keeper:
                     break
                 is_spent = not is_kept  # by a keeper: if that lives, it is seen the next time
                 await anyio.sleep(_UP_S)
-        await attempt.sweep(uid)
+        await attempt.sweep(path)
         raise KeeperLost(f"attempt {uid} has no keeper and no end")
 
     async def write(self, key: str, data: bytes, close: bool = False) -> bool:
@@ -277,7 +279,7 @@ class Keeper:
                 os.close(fd)
         facts = self.exit_facts
         if facts is None:
-            await attempt.sweep(self.uid)
+            await attempt.sweep(self.path)
             raise KeeperLost(f"the keeper of attempt {self.uid} died without an end")
         return facts
 

@@ -55,7 +55,7 @@ class Spool:
                         yield [last]
                     return
                 else:
-                    await attempt.sweep(self.path.name)
+                    await attempt.sweep(self.path)
                     raise KeeperLost(f"attempt {self.path.name} has no keeper and no end after record {reader.last}")
         finally:
             reader.close()

@@ -77,6 +77,7 @@ def leave_behind(args: argparse.Namespace, *, forks: int) -> None:
     os.close(is_ready)
     if args.bare:
         me = [sys.executable, "-I", "-S", __file__, "--tag", args.tag, "silent"]
+        os.closerange(0, 256)
         os.execve(me[0], me, {})
     hang()
 
@@ -91,6 +92,22 @@ def forks_and_setsids(args: argparse.Namespace) -> int:
 @command
 def double_forks(args: argparse.Namespace) -> int:
     leave_behind(args, forks=1)
+    say("left\n")
+    return and_then(args)
+
+
+@command
+def hides(args: argparse.Namespace) -> int:
+    """Everything at once: a child, one with a session of its own, an orphan, itself. All of them ignore TERM, and
+    what is left behind has no environment and no handle.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    args.stubborn = args.bare = True
+    if os.fork() == 0:
+        os.closerange(0, 256)
+        return hang()
+    for forks in (0, 1):
+        leave_behind(args, forks=forks)
     say("left\n")
     return and_then(args)
 

@@ -12,9 +12,11 @@ from typing import Any, Self
 
 import anyio
 import msgspec
+import pytest
 
 from gateway.agents.base import Record, Stream
 from gateway.runtime import attempt
+from gateway.runtime.cgroups import Cgroups
 from gateway.runtime.process import Keeper, KeeperSpec
 
 AGENT = Path(__file__).with_name("agent.py")
@@ -24,8 +26,12 @@ _numbers = count(1)
 class House:
     """One host's attempts. Leaving it ends whatever is left."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, has_cgroups: bool = False) -> None:
         self.home = home
+        self.cgroups = Cgroups(home, is_wanted=has_cgroups)
+        self.cgroups.find()
+        if has_cgroups and self.cgroups.place is None:
+            pytest.fail("there is no cgroup v2 that may be divided here: run this test as root, on Linux 5.14 or newer")
         self.cwd = home / "work"
         self.cwd.mkdir(parents=True)
         self.uids: list[str] = []
@@ -40,6 +46,7 @@ class House:
                 os.kill(state.pid, signal.SIGKILL)
             for pid in survivors(uid):
                 os.kill(pid, signal.SIGKILL)
+        self.cgroups.find()  # removes what is left
 
     def uid(self) -> str:
         uid = f"t{os.getpid()}-{next(_numbers)}-{os.urandom(3).hex()}"
@@ -54,6 +61,7 @@ class House:
             "cwd": str(self.cwd),
             "roots": (str(self.cwd),),
             "grace_s": 2.0,
+            "cgroup": self.cgroups.path(uid),
         }
         return KeeperSpec(**fields | changes)
 

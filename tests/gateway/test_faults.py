@@ -1,6 +1,7 @@
 """One attempt's bad luck is that attempt's: the gateway and everything else on the host go on."""
 
 import os
+import signal
 from threading import Event
 
 import anyio
@@ -187,6 +188,22 @@ async def test_in_base_what_is_said_while_a_directory_is_looked_at_is_not_lost(m
     assert attempt.texts("input") == ["say heard", "exit 0"]
     assert stopped.texts("message") == []
     assert isinstance(other, TaskFailed)
+
+
+async def test_of_an_agent_whose_keeper_is_killed_nothing_survives(manager, start, home):
+    async with start() as gateway:
+        assert gateway.crew._cgroups.place is not None, "run this test as root, on Linux 5.14 or newer"
+        attempt = await manager.offer("t1", prompt="vanish\nsay up\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+        assert len(survivors(attempt.uid)) == 2  # what vanished has the name in its command line
+        os.kill(attempts.state(attempts.directory(home, attempt.uid)).pid, signal.SIGKILL)
+
+        with anyio.fail_after(5):
+            await wait_until(lambda: not survivors(attempt.uid))
+        end = await manager.wait_end("t1")
+        assert end.reason == "supervisor_died"
+        await the_host_still_works(manager)
+        await wait_until(lambda: not os.path.exists(gateway.crew._cgroups.path(attempt.uid)))
 
 
 async def test_a_fault_of_ours_ends_its_attempt_and_leaves_nothing_of_it(manager, start, home, monkeypatch):

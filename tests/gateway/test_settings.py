@@ -196,6 +196,7 @@ def test_an_agent_may_be_run_in_another_profile_by_any_of_its_names(home):
 
 @pytest.mark.parametrize("wrong", ["5", "-1", "many", ""])
 def test_only_a_few_keepers_may_wait(home, wrong):
+    assert [read(home, GATEWAY_CGROUPS=word).cgroups for word in ("auto", "off")] == [True, False]
     assert [read(home, GATEWAY_WARM_KEEPERS=few).warm_keepers for few in "04"] == [0, 4]
 
     with pytest.raises(BadSettings, match="GATEWAY_WARM_KEEPERS"):

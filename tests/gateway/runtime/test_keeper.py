@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import given
@@ -23,6 +24,7 @@ from gateway.core import journal
 from gateway.core.journal import decode, encode, exit_facts
 from gateway.errors import CannotRun, KeeperLost
 from gateway.runtime import attempt, keeper
+from gateway.runtime.cgroups import Cgroups
 from gateway.runtime.process import Keeper, prepare
 from tests.fakes.attempts import House, is_running, notes, records, said, survivors, wait_heard, wait_until
 
@@ -32,6 +34,20 @@ MIB = 1024 * 1024
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     with House(tmp_path) as house:
+        yield house
+
+
+@pytest.fixture(params=[False, True], ids=["no cgroup", "cgroup"])
+def any_house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    """With and without cgroups."""
+    with House(tmp_path, has_cgroups=request.param) as house:
+        yield house
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Iterator[House]:
+    """A house where each agent has a cgroup."""
+    with House(tmp_path, has_cgroups=True) as house:
         yield house
 
 
@@ -67,6 +83,111 @@ async def test_nothing_is_left_of_the_tree(house: House, left_behind: tuple[str,
     facts = await keeper.wait_gone()
     expected = {"exit": (0, None, None), "crash": (None, 11, None), "abort": (None, 15, "abort")}
     assert (facts.code, facts.signal, facts.stop) == expected.get(end, (None, 15, "run_timeout"))
+
+
+@pytest.mark.parametrize("end", ["exit", "crash", "abort", "timeout"])
+async def test_nothing_that_hides_is_left_ten_seconds_after_any_end(any_house: House, end: str):
+    then = "hang" if end in ("abort", "timeout") else end
+    keeper = await any_house.start("hides", "--then", then, run_s=1.0 if end == "timeout" else None, grace_s=0.5)
+    await wait_heard(keeper, b"left")
+    if end == "abort":
+        await keeper.stop("abort", 500)
+    with anyio.fail_after(10):
+        facts = await keeper.wait_gone()
+
+    assert survivors(keeper.uid) == []
+    expected = {"exit": (0, None, None), "crash": (None, 11, None), "abort": (None, 9, "abort")}
+    assert (facts.code, facts.signal, facts.stop) == expected.get(end, (None, 9, "run_timeout"))
+    assert cgroup_of(any_house, keeper) is None
+
+
+def cgroup_of(house: House, keeper: Keeper) -> Path | None:
+    """None: there is none, or not any more."""
+    path = house.cgroups.path(keeper.uid)
+    return Path(path) if path is not None and Path(path).exists() else None
+
+
+def members(cgroup: Path) -> set[int]:
+    return {int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()}
+
+
+async def test_an_agent_has_a_cgroup_of_its_own_in_which_its_keeper_is_not(divided: House):
+    keeper = await divided.start("hides", "--then", "hang")
+    await wait_heard(keeper, b"left")
+
+    cgroup = cgroup_of(divided, keeper)
+    assert cgroup is not None
+    inside = members(cgroup)
+    assert inside == set(survivors(keeper.uid))
+    assert len(inside) == 4
+    assert keeper.pid not in inside
+    state = attempt.state(keeper.path)
+    assert state is not None
+    assert state.cgroup == str(cgroup)
+
+
+def program_that_cannot(what: str, path: Path) -> Path:
+    """The keeper with some calls of it failing as on a machine that forbids them."""
+    source, is_main, rest = Path(keeper.__file__).read_text().partition('if __name__ == "__main__":')
+    path.write_text(f"{source}\ndef cannot(*_):\n    raise OSError(errno.EPERM, 'no')\n\n{what}\n\n{is_main}{rest}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "is_inside"),
+    [
+        ("Libc.fork_into = cannot", True),
+        ("Libc.fork_into = Cgroup.enter = cannot", False),
+        ("os.mkdir = cannot", False),
+    ],
+)
+async def test_a_system_that_forbids_one_way_into_a_cgroup_is_served_another_way(
+    divided: House, tmp_path: Path, what: str, is_inside: bool
+):
+    uid = divided.uid()
+    spec = divided.spec(uid, "double-forks", "--bare", "--then", "hang").encoded(attempt.make(divided.home, uid), uid)
+    program = program_that_cannot(what, tmp_path / "keeper-that-cannot.py")
+    subprocess.run([sys.executable, "-I", "-S", program], input=spec, stdout=subprocess.DEVNULL, check=True)
+    keeper = await Keeper.adopt(divided.home, uid)
+    await wait_heard(keeper, b"left")
+
+    cgroup = cgroup_of(divided, keeper)
+    assert (members(cgroup) if cgroup is not None else set()) == (set(survivors(uid)) if is_inside else set())
+    await keeper.stop("abort", 0)
+    await keeper.wait_gone()
+    assert survivors(uid) == []
+    assert cgroup_of(divided, keeper) is None
+
+
+async def test_where_its_cgroup_cannot_be_made_the_agent_runs_without(house: House, tmp_path: Path):
+    _, found = await house.run("double-forks", "--code", "3", cgroup=str(tmp_path / "no" / "such" / "place"))
+
+    assert facts_of(found).code == 3
+
+
+async def test_a_start_that_failed_leaves_no_cgroup(divided: House):
+    with pytest.raises(CannotRun):
+        await divided.start("echo", argv=("/nowhere/agent",))
+
+    path = divided.cgroups.path(divided.uids[0])
+    assert path is not None
+    assert not Path(path).exists()
+
+
+async def test_cgroups_that_an_agent_makes_in_its_own_are_emptied_and_removed_too(divided: House):
+    keeper = await divided.start("echo")
+    await wait_heard(keeper, b"ready")
+    cgroup = cgroup_of(divided, keeper)
+    assert cgroup is not None
+    (cgroup / "mine" / "deeper").mkdir(parents=True)
+    stray = subprocess.Popen(["sleep", "1000"], env={})
+    (cgroup / "mine" / "deeper" / "cgroup.procs").write_text(str(stray.pid))
+
+    await keeper.write("end", b"", close=True)
+    await keeper.wait_gone()
+
+    assert stray.wait(5) == -signal.SIGKILL
+    assert not cgroup.exists()
 
 
 async def test_what_ignores_term_is_killed_after_a_normal_exit_too(house: House):
@@ -746,6 +867,50 @@ async def test_when_the_keeper_is_killed_nothing_of_the_agent_is_left(house: Hou
     with pytest.raises(KeeperLost):
         await Keeper.adopt(house.home, keeper.uid)
     assert keeper.exit_facts is None
+
+
+async def test_when_the_keeper_is_killed_its_agents_cgroup_is_emptied_within_a_second(divided: House):
+    keeper = await divided.start("hides", "--then", "hang")
+    await wait_heard(keeper, b"left")
+    assert len(survivors(keeper.uid)) == 4
+    os.kill(keeper.pid, signal.SIGKILL)
+
+    with anyio.fail_after(5), pytest.raises(KeeperLost):  # a second, and what a busy machine adds
+        await records(keeper)
+
+    await wait_until(lambda: survivors(keeper.uid) == [])
+    assert cgroup_of(divided, keeper) is None
+
+
+async def test_a_new_gateway_ends_what_a_dead_keeper_left_though_the_attempt_is_forgotten(divided: House):
+    living, dead = [await divided.start("hides", "--then", "hang") for _ in range(2)]
+    for one in (living, dead):
+        await wait_heard(one, b"left")
+    os.kill(dead.pid, signal.SIGKILL)
+    await wait_until(lambda: not attempt.is_kept(dead.path))
+    attempt.forget(divided.home, dead.uid)
+
+    Cgroups(divided.home, is_wanted=True).find()
+
+    await wait_until(lambda: survivors(dead.uid) == [])
+    assert cgroup_of(divided, dead) is None
+    assert len(survivors(living.uid)) == 4
+    await living.stop("abort", 0)
+    await living.wait_gone()
+
+
+async def test_a_cgroup_that_is_not_the_attempts_is_not_touched(divided: House):
+    other = await divided.start("silent")
+    state = attempt.state(other.path)
+    assert state is not None
+    forged = attempt.make(divided.home, divided.uid())
+    (forged / "state.json").write_bytes(msgspec.json.encode(state))
+
+    await attempt.sweep(forged)
+
+    assert len(survivors(other.uid)) == 1
+    await other.stop("abort", 0)
+    await other.wait_gone()
 
 
 async def test_an_agent_dies_with_its_keeper_though_nobody_looks(house: House):

@@ -9,7 +9,8 @@ whatever has been installed since), has one thread and one loop, and asks the op
     the attempt's directory    lock        held for life: who holds it lives
                                state.json  made before the agent is started, once: an attempt starts at most once
                                journal     gateway/core/journal.py says what its bytes mean
-                               ctl.sock    one JSON per line: hello, write, note, stop; `{"seq": n}`: the journal grew
+                               ctl.sock    one JSON per line: hello, write, note, stop, lease; `{"seq": n}`: the
+                                           journal grew
                                exit.json   how it ended, even when the disk had no room for the journal's last record
                                keeper.log  only if the keeper itself fails
 
@@ -73,14 +74,22 @@ HINT_S = 0.002
 SWEEP_S = 0.01
 REAP_S = 5.0
 LOOK_S = 0.05  # into a file of which nobody tells us that it grew
+OWN_TIME = 2 / 3  # of the kill budget: what an agent gets to end by itself when its lease is over
 NEVER = float("inf")
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 CLONE3, CLONE_INTO_CGROUP = 435, 0x200000000
 IN_MODIFY = 2
+TIMER_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+TIMER_ABSTIME = 1
 
 monotonic = time.monotonic
+
+
+def boottime() -> float:
+    """In seconds; goes on while the machine sleeps, and is the same for every process of it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def wall_ms() -> int:
@@ -125,6 +134,7 @@ class Spec:
         self.first_output_s = self.seconds(said["firstOutputMs"])
         self.grace_s = self.seconds(said["graceMs"])
         self.budget_s = self.seconds(said["budgetMs"])
+        self.until = self.seconds(said.get("untilMs"))  # gateways before leases do not say it
         self.cap = int(said["capBytes"])
         self.cgroup = None if said["cgroup"] is None else self.text(said["cgroup"])
         self.nice = int(said["nice"])
@@ -372,6 +382,19 @@ class Libc:
             os.close(fd)
             return -1
         return fd
+
+    def timer(self) -> int:
+        """A handle that becomes readable at a time of CLOCK_BOOTTIME, as soon as the machine wakes after it: what
+        poll() waits for stands still in suspend. -1 when the system gives none.
+        """
+        return int(self.libc.timerfd_create(time.CLOCK_BOOTTIME, TIMER_FLAGS))
+
+    def wake_at(self, fd: int, at: float) -> None:
+        """NEVER disarms it. A time that has passed wakes at once."""
+        ns = 0 if at == NEVER else max(1, int(at * 1e9) + 1_000)  # never too early: it wakes us once
+        value = (ctypes.c_long * 4)(0, 0, ns // 1_000_000_000, ns % 1_000_000_000)
+        if self.libc.timerfd_settime(fd, TIMER_ABSTIME, value, None) != 0:
+            complain(f"timerfd_settime: {os.strerror(ctypes.get_errno())}")
 
 
 def enter(spec: Spec) -> int:
@@ -697,9 +720,174 @@ def send(pid: int, *signals: int, group: bool = False) -> None:
             continue  # it has become another user's: counted among the survivors when its time is up
 
 
-# --- the loop ---------------------------------------------------------------------------------------------------
+# --- what is due ------------------------------------------------------------------------------------------------
 
 RUNNING, STOPPING, LINGERING, SWEEPING, GONE = "running", "stopping", "lingering", "sweeping", "gone"
+BEGIN, KILL, SWEEP, GIVE_UP = "begin", "kill", "sweep", "give_up"
+
+
+class Life:
+    """The agent's way through its keeper, and what is due when. It decides and does nothing: no clock, no process.
+
+    RUNNING    stop, a time limit          STOPPING   BEGIN: TERM and CONT now; after the grace KILL
+    RUNNING    the agent exits             LINGERING  what it left may finish its output
+    STOPPING   the agent exits             SWEEPING   SWEEP: TERM, KILL, again and again
+    LINGERING  output ended, or LINGER_S   SWEEPING
+    SWEEPING   no child, no stray          GONE
+    any        the kill budget is over     GONE       GIVE_UP: with a note of who survived
+    any        the lease is over           STOPPING or SWEEPING, and KILL within the kill budget
+
+    `now` is CLOCK_MONOTONIC, which stands still in suspend: an agent that sleeps with its machine is not idle. `boot`
+    is CLOCK_BOOTTIME: the manager does not sleep with it, so a lease goes on. Both in seconds, as everything else.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_s: float = NEVER,
+        first_output_s: float = NEVER,
+        idle_s: float = NEVER,
+        grace_s: float = 5.0,
+        budget_s: float = 15.0,
+        until: float = NEVER,
+    ) -> None:
+        self.run_s = run_s
+        self.first_output_s = first_output_s
+        self.idle_s = idle_s
+        self.grace_s = grace_s
+        self.budget_s = budget_s
+        self.until = until
+        self.phase = RUNNING
+        self.stop_reason: str | None = None
+        self.stop_grace_s = 0.0
+        self.is_killing = False
+        self.is_lease_over = False
+        self.started = self.active = 0.0
+        self.run_at = self.first_at = self.kill_at = self.linger_until = self.sweep_at = self.give_up_at = NEVER
+
+    # what happened
+
+    def begin(self, now: float) -> None:
+        """The agent was started."""
+        self.started = self.active = now
+        self.run_at = now + self.run_s
+        self.first_at = now + self.first_output_s
+
+    def heard(self, now: float) -> None:
+        """The agent said something."""
+        self.active = now
+        self.first_at = NEVER
+
+    def wrote(self, now: float) -> None:
+        """The agent was told something: it has not been silent since for long."""
+        self.active = now
+
+    def prolong(self, until: float) -> None:
+        """The lease lasts until `until`, NEVER: it is lifted. It never goes back; one that is over is over."""
+        self.until = until if NEVER in (until, self.until) else max(self.until, until)
+
+    def stop(self, now: float, reason: str, grace_s: float) -> list[str]:
+        """TERM, and KILL after the grace. The first reason stays; a later call can only make it quicker."""
+        if self.phase == RUNNING:
+            self.phase = STOPPING
+            self.stop_reason = reason
+            self.stop_grace_s = grace_s
+            self.kill_at = now + grace_s
+            self.give_up_at = self.kill_at + self.budget_s
+            return [BEGIN]
+        if self.phase == LINGERING:
+            self.begin_sweep(now)
+        if self.phase != GONE and not self.is_killing:
+            self.kill_at = min(self.kill_at, now + grace_s)
+        return []
+
+    def exited(self, now: float) -> None:
+        """The agent itself has exited."""
+        if self.phase == STOPPING:
+            self.begin_sweep(now)
+        else:
+            self.phase = LINGERING
+            self.linger_until = now + LINGER_S
+
+    def output_ended(self, now: float) -> None:
+        """Nobody holds its output any more."""
+        if self.phase == LINGERING:
+            self.begin_sweep(now)
+
+    def begin_sweep(self, now: float) -> None:
+        self.phase = SWEEPING
+        self.linger_until = NEVER
+        self.kill_at = now if self.is_killing else min(self.kill_at, now + LEFTOVER_S)
+        self.give_up_at = min(self.give_up_at, now + LEFTOVER_S + self.budget_s)
+        self.sweep_at = now
+
+    def swept(self, now: float) -> None:
+        """Something was left; it is looked at again soon."""
+        self.sweep_at = now + SWEEP_S
+
+    def gone(self) -> None:
+        """Nothing of its tree is left, or what is left cannot be killed."""
+        self.phase = GONE
+
+    # what to do about it
+
+    def is_refused(self, boot: float) -> bool:
+        """It must not be started any more."""
+        return boot >= self.until
+
+    def due(self, now: float, boot: float) -> list[str]:
+        """What is to be done now, in this order."""
+        acts = []
+        if boot >= self.until and self.phase != GONE:
+            acts += self.lease_over(now, boot - self.until)
+        if self.phase == RUNNING:
+            for at, reason in (
+                (self.run_at, "run_timeout"),
+                (self.first_at, "start_timeout"),
+                (self.active + self.idle_s, "idle_timeout"),
+            ):
+                if now >= at:
+                    acts += self.stop(now, reason, self.grace_s)
+                    break
+        if self.phase == STOPPING and now >= self.kill_at:
+            self.kill_at = NEVER
+            self.is_killing = True
+            acts.append(KILL)
+        if self.phase == STOPPING and now >= self.give_up_at:
+            acts.append(GIVE_UP)
+        if self.phase == LINGERING and now >= self.linger_until:
+            self.begin_sweep(now)
+        if self.phase == SWEEPING and now >= self.sweep_at:
+            acts.append(SWEEP)
+        return acts
+
+    def lease_over(self, now: float, late_s: float) -> list[str]:
+        """Most of the kill budget is the agent's own, however it is ended already. Who wakes when that has passed, as
+        a machine that slept, kills at once. Looked at again later, for in between the machine may sleep.
+        """
+        grace_s = max(0.0, min(self.grace_s, self.budget_s * OWN_TIME - late_s))
+        if self.is_lease_over and grace_s > 0:
+            return []
+        self.is_lease_over = True
+        return self.stop(now, "lease_expired", grace_s)
+
+    def next_at(self) -> float:
+        """When to look again, on the clock of `now`, unless something happens before."""
+        due = min(self.linger_until, self.sweep_at, self.give_up_at)
+        if self.phase == RUNNING:
+            due = min(due, self.run_at, self.first_at, self.active + self.idle_s)
+        elif self.phase == STOPPING:
+            due = min(due, self.kill_at)
+        return due
+
+    def next_boot(self) -> float:
+        """When to look again, on the clock of `boot`."""
+        if not self.is_lease_over:
+            return self.until
+        return self.until + self.budget_s * OWN_TIME if self.phase == STOPPING and not self.is_killing else NEVER
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------
 
 
 class Peer:
@@ -714,22 +902,21 @@ class Peer:
 
 
 class Keeper:
-    """The loop, and the agent's way through it:
-
-    RUNNING    stop, a time limit          STOPPING   TERM and CONT now, KILL after the grace
-    RUNNING    the agent exits             LINGERING  what it left may finish its output
-    STOPPING   the agent exits             SWEEPING
-    LINGERING  output ended, or LINGER_S   SWEEPING   TERM, KILL, again and again
-    SWEEPING   no child, no stray          GONE
-    any        the kill budget is over     GONE       with a note of who survived
-    """
+    """The loop: hears agent and gateway, and does what Life finds due."""
 
     def __init__(self, spec: Spec, libc: Libc, journal: Journal, directory: int) -> None:
         self.spec = spec
         self.libc = libc
         self.journal = journal
         self.directory = directory
-        self.phase = RUNNING
+        self.life = Life(
+            run_s=spec.run_s,
+            first_output_s=spec.first_output_s,
+            idle_s=spec.idle_s,
+            grace_s=spec.grace_s,
+            budget_s=spec.budget_s,
+            until=spec.until,
+        )
         self.poller = select.poll()
         self.handlers: dict[int, Callable[[int, int], object]] = {}
         self.lines = {OUT: Lines(journal, OUT), ERR: Lines(journal, ERR)}
@@ -740,15 +927,13 @@ class Keeper:
         self.keys: set[str] = set()
         self.hint_at = 0.0
         self.hinted = 0
-        self.stop_reason: str | None = None
         self.told_to_end = False
-        self.is_killing = False
         self.signalled: set[int] = set()
-        self.run_at = self.first_at = self.kill_at = self.linger_until = self.sweep_at = self.give_up_at = NEVER
         self.reap_at = self.file_at = NEVER
+        self.timer = -1
+        self.timer_at = NEVER
         self.code: int | None = None
         self.signal: int | None = None
-        self.started = self.active = monotonic()
         self.duration_s = 0.0
 
     # -- start
@@ -773,6 +958,8 @@ class Keeper:
             self.spec.input = b""
         if self.spec.input and not self.journal.take(IN, b"launch\0" + self.spec.input):
             raise CannotStart("disk_full", "no room for what the agent is to be told")
+        if self.life.is_refused(boottime()):
+            raise CannotStart("lease_expired", "the manager was not heard of for too long")
         if self.spec.cgroup is not None:
             try:
                 self.cgroup = Cgroup(self.spec.cgroup)
@@ -783,9 +970,8 @@ class Keeper:
         self.child = child
         self.leader = child.pid  # 0 when it has been reaped
         self.stdin = Stdin(child.stdin)
-        now = self.started = self.active = monotonic()
-        self.run_at = now + self.spec.run_s
-        self.first_at = now + self.spec.first_output_s
+        now = monotonic()
+        self.life.begin(now)
         self.reap_at = now + REAP_S
         self.watch(child.pidfd, select.POLLIN, self.on_exit)
         if child.stdout >= 0:
@@ -817,7 +1003,8 @@ class Keeper:
     # -- the loop
 
     def run(self) -> None:
-        while self.phase != GONE:
+        while self.life.phase != GONE:
+            self.set_timer()
             wait = self.next_at() - monotonic()
             timeout = None if wait == NEVER else max(0, int(wait * 1000) + 1) if wait > 0 else 0
             for fd, events in self.poller.poll(timeout):
@@ -828,37 +1015,20 @@ class Keeper:
         self.finish()
 
     def next_at(self) -> float:
-        due = min(self.journal.sync_at, self.kill_at, self.linger_until, self.sweep_at, self.reap_at)
-        due = min(due, self.file_at, self.give_up_at)
-        if self.phase == RUNNING:
-            due = min(due, self.run_at, self.first_at, self.active + self.spec.idle_s)
+        due = min(self.journal.sync_at, self.life.next_at(), self.reap_at, self.file_at)
         if self.hinted < self.journal.seq and self.peers:
             due = min(due, self.hint_at)
         return due
 
     def tick(self, now: float) -> None:
-        if self.phase == RUNNING:
-            if self.told_to_end:
-                self.stop("host_stopping", self.spec.grace_s)
-            elif now >= self.run_at:
-                self.stop("run_timeout", self.spec.grace_s)
-            elif now >= self.first_at:
-                self.stop("start_timeout", self.spec.grace_s)
-            elif now >= self.active + self.spec.idle_s:
-                self.stop("idle_timeout", self.spec.grace_s)
-        if self.phase == STOPPING and now >= self.kill_at:
-            self.kill_at = NEVER
-            self.is_killing = True
-            self.signal_tree(signal.SIGKILL)
         if now >= self.file_at:
             self.read_file()
-        if self.phase == STOPPING and now >= self.give_up_at:
-            self.duration_s = now - self.started
-            self.give_up([self.leader])
-        if self.phase == LINGERING and (not self.open or now >= self.linger_until):
-            self.begin_sweep(now)
-        if self.phase == SWEEPING and now >= self.sweep_at:
-            self.sweep(now)
+        if self.told_to_end and self.life.phase == RUNNING:
+            self.stop("host_stopping", self.spec.grace_s)
+        if not self.open:
+            self.life.output_ended(now)
+        for act in self.life.due(now, boottime()):
+            self.do(act, now)
         if now >= self.reap_at:
             self.reap_at = now + REAP_S
             self.reap()
@@ -870,6 +1040,38 @@ class Keeper:
             for peer in list(self.peers.values()):
                 self.hint(peer)
 
+    def do(self, act: str, now: float) -> None:
+        if act == BEGIN:
+            self.begin_stop()
+        elif act == KILL:
+            self.signal_tree(signal.SIGKILL)
+        elif act == GIVE_UP:
+            self.duration_s = now - self.life.started
+            self.give_up([self.leader])
+        elif act == SWEEP:
+            self.sweep(now)
+
+    def set_timer(self) -> None:
+        """Without one we look every REAP_S, as we do anyway."""
+        at = self.life.next_boot()
+        if at == self.timer_at:
+            return
+        self.timer_at = at
+        if self.timer < 0:
+            self.timer = self.libc.timer()
+            if self.timer < 0:
+                return
+            self.watch(self.timer, select.POLLIN, self.on_timer)
+        self.libc.wake_at(self.timer, at)
+
+    def on_timer(self, fd: int, events: int) -> None:
+        """tick() does what there is to do."""
+        self.timer_at = NEVER
+        try:
+            os.read(fd, 8)
+        except BlockingIOError:
+            return
+
     def on_told(self, number: int, frame: object) -> None:
         self.told_to_end = True
 
@@ -877,8 +1079,8 @@ class Keeper:
         """A child changed, or we were told to end; tick() does what there is to do."""
         os.read(self.woken, 4096)
         self.reap_at = 0.0
-        if self.phase == SWEEPING:
-            self.sweep_at = 0.0
+        if self.life.phase == SWEEPING:
+            self.life.sweep_at = 0.0
 
     # -- what the agent says
 
@@ -897,8 +1099,7 @@ class Keeper:
         return True
 
     def heard(self, stream: int, chunk: bytes) -> None:
-        self.active = monotonic()
-        self.first_at = NEVER
+        self.life.heard(monotonic())
         self.lines[stream].feed(chunk)
 
     def on_file(self, fd: int, events: int) -> None:
@@ -925,7 +1126,7 @@ class Keeper:
         """`ok`: it is in the journal, now or already, and so was or will be written; once."""
         if key in self.keys:
             return "ok"
-        if self.phase != RUNNING and self.phase != STOPPING:
+        if self.life.phase not in (RUNNING, STOPPING):
             return "ended"
         if self.stdin.is_open and not self.stdin.is_read:
             self.unwatch(self.stdin.fd)
@@ -938,7 +1139,7 @@ class Keeper:
         if not self.journal.take(IN, b"%s\0%s" % (key.encode(), data)):
             return "disk_full"
         self.keys.add(key)
-        self.active = monotonic()
+        self.life.wrote(monotonic())
         self.stdin.put(data, close)
         self.flush_stdin()
         return "ok"
@@ -969,19 +1170,15 @@ class Keeper:
     def stop(self, reason: str, grace_s: float) -> None:
         """TERM, and KILL after the grace. The first reason stays; a later call can only make it quicker."""
         now = monotonic()
-        if self.phase == RUNNING:
-            self.phase = STOPPING
-            self.stop_reason = reason
-            self.kill_at = now + grace_s
-            self.give_up_at = self.kill_at + self.spec.budget_s
-            self.journal.say(NOTE, {"note": "stopping", "reason": reason, "graceMs": int(grace_s * 1000)})
-            if grace_s > 0:
-                send(self.leader, signal.SIGTERM, signal.SIGCONT, group=True)
-        elif self.phase == LINGERING:
-            self.begin_sweep(now)
-            self.kill_at = min(self.kill_at, now + grace_s)
-        elif not self.is_killing:
-            self.kill_at = min(self.kill_at, now + grace_s)
+        for act in self.life.stop(now, reason, grace_s):
+            self.do(act, now)
+
+    def begin_stop(self) -> None:
+        grace_s = self.life.stop_grace_s
+        facts: dict[str, object] = {"note": "stopping", "reason": self.life.stop_reason, "graceMs": int(grace_s * 1000)}
+        self.journal.say(NOTE, facts)
+        if grace_s > 0:
+            send(self.leader, signal.SIGTERM, signal.SIGCONT, group=True)
 
     def on_exit(self, fd: int, events: int) -> None:
         """The agent itself has exited. It stays a zombie for now, so that its group cannot become another's."""
@@ -994,19 +1191,8 @@ class Keeper:
             self.code = ended.si_status
         else:
             self.signal = ended.si_status
-        self.duration_s = now - self.started
-        if self.phase == STOPPING:
-            self.begin_sweep(now)
-        else:
-            self.phase = LINGERING
-            self.linger_until = now + LINGER_S
-
-    def begin_sweep(self, now: float) -> None:
-        self.phase = SWEEPING
-        self.linger_until = NEVER
-        self.kill_at = now if self.is_killing or now >= self.kill_at else now + LEFTOVER_S
-        self.give_up_at = min(self.give_up_at, now + LEFTOVER_S + self.spec.budget_s)
-        self.sweep_at = now
+        self.duration_s = now - self.life.started
+        self.life.exited(now)
 
     def sweep(self, now: float) -> None:
         """End what the agent left behind: TERM, after a moment KILL, again and again until nothing is left."""
@@ -1019,25 +1205,25 @@ class Keeper:
                 alive = kill_strays(self.spec.uid)
                 is_populated = self.cgroup is not None and self.cgroup.kill()
                 if not alive and not is_populated:
-                    self.phase = GONE
+                    self.life.gone()
                     return
-        elif now >= self.kill_at:
-            self.is_killing = True
+        elif now >= self.life.kill_at:
+            self.life.is_killing = True
             self.signal_tree(signal.SIGKILL)
         else:
             fresh = set(alive) - self.signalled
             if fresh:
                 self.signalled |= fresh
                 self.signal_tree(signal.SIGTERM, signal.SIGCONT, only=fresh)
-        if now >= self.give_up_at:
+        if now >= self.life.give_up_at:
             self.give_up(alive)
-        self.sweep_at = now + SWEEP_S
+        self.life.swept(now)
 
     def give_up(self, alive: list[int]) -> None:
         """Some cannot be killed: another user's by now, or stuck in the kernel. Better said than waited for."""
         self.journal.say(NOTE, {"note": "survivors", "pids": alive[:100]})
         complain(f"cannot be killed: {alive}")
-        self.phase = GONE
+        self.life.gone()
 
     def signal_tree(self, *signals: int, only: set[int] | None = None) -> None:
         if self.cgroup is not None and signal.SIGKILL in signals:
@@ -1068,7 +1254,7 @@ class Keeper:
         facts: dict[str, object] = {
             "code": self.code,
             "signal": self.signal,
-            "stop": self.stop_reason,
+            "stop": self.life.stop_reason,
             "durationMs": int(self.duration_s * 1000),
         }
         self.journal.finish(facts)
@@ -1134,7 +1320,7 @@ class Keeper:
                 "startTime": start_time("self"),
                 "child": self.child.pid,
                 "lastSeq": self.journal.seq,
-                "state": self.phase,
+                "state": self.life.phase,
             }
         if op == "write":
             key, text = key_of(asked), asked["data"]
@@ -1159,7 +1345,13 @@ class Keeper:
             if not 0 < len(reason) <= 100 or not 0 <= grace <= MAX_GRACE_MS:
                 raise ValueError("reason or graceMs")
             self.stop(reason, grace / 1000)
-            return {"ok": True, "state": self.phase}
+            return {"ok": True, "state": self.life.phase}
+        if op == "lease":
+            until = asked["untilMs"]
+            if until is not None and (not isinstance(until, int) or isinstance(until, bool) or until < 0):
+                raise ValueError("untilMs")
+            self.life.prolong(Spec.seconds(until))
+            return {"ok": True, "state": self.life.phase}
         raise ValueError("op")
 
     def hint(self, peer: Peer) -> None:

@@ -61,6 +61,7 @@ class KeeperSpec:
     first_output_s: float | None = None
     grace_s: float = 5.0  # between TERM and KILL when a limit is passed
     budget_s: float = 15.0  # how long killing may take
+    until_ms: int | None = None  # CLOCK_BOOTTIME: the end of its lease; it is not started after that
     cap_bytes: int = GIB  # of the journal
     cgroup: str | None = None  # to be made for the agent
     nice: int = 0
@@ -85,6 +86,7 @@ class KeeperSpec:
                 "firstOutputMs": _ms(self.first_output_s),
                 "graceMs": _ms(self.grace_s),
                 "budgetMs": _ms(self.budget_s),
+                "untilMs": self.until_ms,
                 "capBytes": self.cap_bytes,
                 "cgroup": self.cgroup,
                 "nice": self.nice,
@@ -268,6 +270,15 @@ class Keeper:
         begun. The first reason stays; again with less grace makes it quicker. Nothing happens when it is over.
         """
         await self._ask({"op": "stop", "reason": reason, "graceMs": grace_ms})
+
+    async def lease(self, until_ms: int | None) -> bool:
+        """Its keeper ends the agent at this time of CLOCK_BOOTTIME, whatever becomes of us; None: never. It does not
+        go back. False: there is no keeper any more, or one of an earlier release that knows no leases.
+        """
+        try:
+            return await self._ask({"op": "lease", "untilMs": until_ms}) is not None
+        except ValueError:
+            return False
 
     async def wait_gone(self) -> ExitFacts:
         """Until nothing of agent and keeper is left. Raises KeeperLost when the keeper died without an end."""

@@ -1,9 +1,12 @@
 """`kill -9` of the gateway: its agents do not notice, and nothing that they said is lost or said twice."""
 
+import time
+from pathlib import Path
+
 import anyio
 import pytest
 
-from e2e.chaos.world import World, figures, is_whole, lasting, numbered
+from e2e.chaos.world import World, a_world, figures, is_whole, lasting, numbered
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,3 +41,49 @@ async def test_killed_at_random_moments_of_five_running_tasks_costs_them_nothing
         back_after_s=max(away),
         looks=world.cookies.looks,
     )
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["execute_received", "directory_written", "keeper_started", "started_said", "before_forget"],
+)
+async def test_killed_at_each_place_of_a_start_and_of_an_end_the_agent_runs_exactly_once(world: World, point: str):
+    """Fault 2. Whatever the dead gateway had done, and whom it had told: exactly one start in all, and the task ends.
+    The agent itself writes down that it was started.
+    """
+    await world.host.stop()
+    await world.host.start_to_crash(point)
+    task = await world.submit("lines --count 20 --rate 20")
+    await world.host.wait_crashed()
+    await world.host.start()
+    ended = await world.api.wait_final(task["id"])
+
+    assert ended["status"] == "completed"
+    assert len(world.signed(task["id"])) == 1
+    assert await world.lines(task["id"]) == numbered(20)
+    figures(f"gateway dies at {point}", starts=1, attempts=ended["attempt"], status=ended["status"])
+
+
+async def test_fifty_living_attempts_are_adopted_before_the_manager_has_the_host_back(tmp_path: Path):
+    """Must show 6. All of them, with their pids; the figure is the time from the start of the new process until the
+    manager has welcomed it, which comes after the last adoption.
+    """
+    async with a_world(tmp_path, slots=50) as world:
+        tasks = [await world.submit("silent") for _ in range(50)]
+        for task in tasks:
+            await world.wait_signed(task["id"])
+        pids = {start.pid for start in world.signed()}
+        await world.host.kill()
+        logged = world.host.log.stat().st_size
+        began = time.monotonic()
+        await world.host.start()
+        back = time.monotonic() - began
+        adopted = world.host.log.read_text()[logged:].count("attempt.adopted")
+        for task in tasks:
+            await world.api.abort(task["id"], kill=True)
+        ends = [await world.api.wait_final(task["id"], within_s=120) for task in tasks]
+
+    assert adopted == 50
+    assert {end["status"] for end in ends} == {"aborted"}
+    assert {start.pid for start in world.signed()} == pids
+    figures("adopting 50 attempts", from_start_of_the_process_to_welcome_s=back)

@@ -68,11 +68,11 @@ class Seen:
     parent: int
 
 
-def look_at(pid: int) -> Seen | None:
-    """None for one that is gone, dying, or no attempt's."""
+def look_at(pid: int, root: bytes = b"") -> Seen | None:
+    """None for one that is gone, dying, no attempt's, or of another world than that in `root`."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
-        if COOKIE not in environ:
+        if COOKIE not in environ or root not in environ:
             return None
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -84,9 +84,9 @@ def look_at(pid: int) -> Seen | None:
     return Seen(pid, int(stat[19]), task.decode(), attempt.decode(), int(stat[1]))
 
 
-def processes() -> list[Seen]:
+def processes(root: bytes = b"") -> list[Seen]:
     """All that bear the cookie of an attempt now."""
-    return [seen for name in os.listdir("/proc") if name.isdecimal() and (seen := look_at(int(name)))]
+    return [seen for name in os.listdir("/proc") if name.isdecimal() and (seen := look_at(int(name), root))]
 
 
 def memory_mb(pid: int) -> float:
@@ -104,11 +104,11 @@ class Cookies:
     after was there in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
         self.looks = 0
+        self._root = os.fsencode(root)  # agents have a HOME in it: there may be other worlds on this machine
         self.overlaps: list[tuple[Seen, Seen]] = []
         self.lived: dict[str, set[int]] = {}  # attempt -> pids that were seen
-        self.pids: set[int] = set()  # of all attempts
         self._end = threading.Event()
 
     @contextmanager
@@ -127,7 +127,7 @@ class Cookies:
 
     def _look(self) -> None:
         first: dict[str, Seen] = {}
-        for seen in processes():
+        for seen in processes(self._root):
             self.lived.setdefault(seen.attempt, set()).add(seen.pid)
             other = first.setdefault(seen.task, seen) if seen.task else seen
             if other.attempt != seen.attempt and look_at(other.pid) == other and look_at(seen.pid) == seen:
@@ -145,6 +145,7 @@ class Life:
     name: str
     argv: Sequence[str]
     home: Path
+    log: Path  # not in the home: that may be a disk that a test fills
     env: dict[str, str]
     program: Program | None = None
     starts: int = 0
@@ -162,8 +163,7 @@ class Life:
         """Where it was. `env` is for this process only. Without `wait` it may never become ready."""
         assert not self.is_alive, f"{self.name} lives"
         self.starts += 1
-        log = self.home / f"{self.argv[0]}.log"
-        self.program = launch(self.name, self.argv, home=self.home, env={**self.env, **env}, log=log)
+        self.program = launch(self.name, self.argv, home=self.home, env={**self.env, **env}, log=self.log)
         if wait:
             await wait_ready(self.program)
 
@@ -196,14 +196,11 @@ class Life:
 
 @dataclass
 class Host(Life):
-    """A gateway. `work` is where its agents work; `signed` what they signed."""
+    """A gateway. `work` is where its agents work."""
 
     host_id: str = ""
     token: str = ""
-
-    @property
-    def work(self) -> Path:
-        return self.home / "work"
+    work: Path = Path()
 
     def attempts(self) -> dict[str, Path]:
         """The directories of attempts that it keeps, by uid."""
@@ -267,24 +264,26 @@ class World:
         self, host_id: str, *, slots: int = 8, url: str | None = None, start: bool = True, **env: str
     ) -> Host:
         """A gateway in a home of its own, connected when it returns. `url`: where it dials (a proxy, say)."""
-        home = self.root / host_id
+        home, work = self.root / host_id, self.root / f"work-{host_id}"
         token = await self.api.host_token(host_id)
         host = Host(
             f"gateway {host_id}",
             ["gateway", "--print-ready"],
             home,
+            self.root / f"{host_id}.log",
             {
                 "GATEWAY_SERVER_URL": url or self.url.replace("http", "ws", 1),
                 "GATEWAY_HOST_ID": host_id,
                 "GATEWAY_HOST_NAME": host_id,
                 "GATEWAY_AUTH_TOKEN": token,
                 "GATEWAY_MAX_CONCURRENT": str(slots),
-                "GATEWAY_CWD": str(home / "work"),
+                "GATEWAY_CWD": str(work),
                 "GATEWAY_ONLY_AGENTS": "fake,talk",
                 **env,
             },
             host_id=host_id,
             token=token,
+            work=work,
         )
         furnish(host, self.root / "signed")
         self.hosts[host_id] = host
@@ -343,7 +342,8 @@ def is_whole(ids: Sequence[int]) -> bool:
 
 def furnish(host: Host, signed: Path) -> None:
     """What a host's owner has in the gateway's home."""
-    host.work.mkdir(parents=True, exist_ok=True)
+    for directory in (host.home, host.work):
+        directory.mkdir(parents=True, exist_ok=True)
     argv = json.dumps([sys.executable, "-I", "-S", str(AGENT), "--sign", str(signed), "told"])
     (host.home / "gateway.toml").write_text(
         f'[agents.fake]\nargv = {argv}\n\n[agents.talk]\nargv = {argv}\ninput = "lines"\n'
@@ -366,6 +366,7 @@ async def a_world(
         "manager",
         ["manager", "--print-ready"],
         home,
+        root / "manager.log",
         {
             "MANAGER_HOST": "127.0.0.1",
             "MANAGER_PORT": "0",
@@ -374,7 +375,7 @@ async def a_world(
             **(manager_env or {}),
         },
     )
-    world = World(root, manager, {}, Cookies())
+    world = World(root, manager, {}, Cookies(root))
     with world.cookies.looking():
         try:
             await manager.start()
@@ -392,7 +393,7 @@ async def a_world(
             with anyio.CancelScope(shield=True):
                 left = await _end(world)
     assert not left, f"processes left behind: {left}"
-    assert world.cookies.overlaps == [], "two attempts of one task were alive at the same time"
+    assert not world.cookies.overlaps, f"two attempts of one task were alive at once: {world.cookies.overlaps[:3]}"
     started = [start.attempt for start in world.signed()]
     assert len(started) == len(set(started)), f"an attempt was started twice: {world.signed()}"
 

@@ -236,6 +236,25 @@ def echo(args: argparse.Namespace) -> int:
 
 
 @command
+def repeats(args: argparse.Namespace) -> int:
+    """Says each line of stdin, until `bye`."""
+    for line in sys.stdin.buffer:
+        say(line)
+        if line == b"bye\n":
+            break
+    return and_then(args)
+
+
+@command
+def ticks(args: argparse.Namespace) -> int:
+    """`count` times the time of day in ms, `rate` a second."""
+    for _ in range(args.count):
+        say(f"{time.clock_gettime_ns(time.CLOCK_REALTIME) // 1_000_000}\n")
+        time.sleep(1 / args.rate)
+    return and_then(args)
+
+
+@command
 def counts(args: argparse.Namespace) -> int:
     """How many bytes stdin had."""
     say(f"{len(sys.stdin.buffer.read())}\n")

@@ -158,6 +158,7 @@ def put_together(settings: Settings, environ: Mapping[str, str], random: Random)
         vitals=vitals,
         warm=warm,
         cgroups=Cgroups(settings.home, is_wanted=settings.cgroups),
+        secrets=(settings.auth_token.value,),
         clock=clock,
     )
     uplink = Uplink(

@@ -22,6 +22,7 @@ HEADER: Final = struct.Struct("<IIQQBB")
 _OUTER: Final = struct.Struct("<II")
 _INNER: Final = struct.Struct("<QQBB")
 PARTIAL: Final = 1
+MASKED: Final = 1  # by how much the flags are shifted to say how often secrets were masked; 127 is "or more"
 MAX_KEY: Final = 256  # bytes of a write's key
 MAX_SLICE: Final = 256 * 1024  # longer lines come as several records
 MAX_WRITE: Final = 4 * 1024 * 1024  # what is written to the agent is one record, however long
@@ -46,7 +47,7 @@ _STREAMS: Final = (None, Stream.OUT, Stream.ERR, Stream.IN, Stream.NOTE, Stream.
 @dataclass(frozen=True, slots=True)
 class Record:
     """`seq` counts from 1 without gaps; `at` is ms since the epoch. A line longer than the keeper's slice comes as
-    several records of which all but the last are `partial`.
+    several records of which all but the last are `partial`. `masked` is how often a secret stood in it, 127 at most.
     """
 
     seq: int
@@ -54,6 +55,7 @@ class Record:
     stream: Stream
     data: bytes
     partial: bool = False
+    masked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ _ending: Final = msgspec.json.Decoder(_Ending)
 
 
 def encode(record: Record) -> bytes:
-    inner = _INNER.pack(record.seq, record.at, record.stream, PARTIAL if record.partial else 0)
+    flags = record.masked << MASKED | (PARTIAL if record.partial else 0)
+    inner = _INNER.pack(record.seq, record.at, record.stream, flags)
     return b"".join((_OUTER.pack(len(record.data), crc32(record.data, crc32(inner))), inner, record.data))
 
 
@@ -103,7 +106,7 @@ def decode(buffer: bytes, last: int, after: int = 0) -> tuple[list[Record], int,
         if seq > after:
             kind = _STREAMS[stream]
             assert kind is not None
-            records.append(Record(seq, at, kind, data, flags & PARTIAL != 0))
+            records.append(Record(seq, at, kind, data, flags & PARTIAL != 0, flags >> MASKED))
         last, start = seq, stop
     return records, last, start
 

@@ -60,12 +60,13 @@ class Cgroups:
             uid = path.name.removeprefix(cgroup.prefix(self._key))
             try:
                 if not attempt.is_kept(attempt.directory(self._home, uid)):
-                    _end(str(path))
+                    end(str(path))
             except (OSError, ValueError) as error:
                 _log.warning("cgroups.not_removed", path=str(path), error=str(error))
 
 
-def _end(path: str) -> None:
+def end(path: str) -> None:
+    """Kill all that is in it, and remove it. Blocks, a second at most. Raises OSError."""
     for _ in range(_LOOKS):
         if not keeper.kill_cgroup(path):
             break

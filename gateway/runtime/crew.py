@@ -133,6 +133,7 @@ class Crew:
         vitals: VitalSigns,
         warm: WarmKeepers,
         cgroups: Cgroups,
+        secrets: tuple[str, ...] = (),
         clock: Clock,
     ) -> None:
         self.nudge: Callable[[], None] = lambda: None
@@ -146,6 +147,7 @@ class Crew:
         self._vitals = vitals
         self._warm = warm
         self._cgroups = cgroups
+        self._secrets = secrets  # what no agent may show to anybody, should it have found them
         self._clock = clock
         self._scouts = Scouts()
         self._offers: dict[str, Offer] = {}
@@ -490,6 +492,7 @@ class Crew:
             first_output_s=launch.first_output_s,
             grace_s=GRACE_MS / 1000,
             cgroup=self._cgroups.path(this.uid),
+            secrets=self._secrets,
         )
 
     # --- adopting -------------------------------------------------------------------------------------

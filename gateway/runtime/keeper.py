@@ -18,6 +18,8 @@ Invariants
 * Everything the agent says is read, always; what cannot be kept is counted. Memory does not grow with it.
 * A write to the agent is in the journal before its first byte is written, once for each key. Should the keeper die
   in between, the agent dies with it (PR_SET_PDEATHSIG), so nobody ever writes it twice.
+* A secret that we were told of does not reach the disk, in none of the forms that Masks knows. A record that was
+  masked says how often in its flags.
 * After every end, also a normal one, nothing of the agent's tree is left. Orphans come to us (child subreaper) and
   only children of ours are signalled, whose pids cannot be used again before we reap them. When the kernel says that
   we have no child, there is no descendant; what left the tree some other way carries our cookie in its environment.
@@ -33,6 +35,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -51,6 +54,8 @@ VERSION = 1
 COOKIE = "FLEETGATE_ATTEMPT"
 OUT, ERR, IN, NOTE, EXIT, GAP = 1, 2, 3, 4, 5, 6
 PARTIAL = 1
+MASKED = 1  # the flags' other bits: how often the record was masked
+MOST_MASKED = 127
 OUTER, INNER = struct.Struct("<II"), struct.Struct("<QQBB")
 HEADER_SIZE = OUTER.size + INNER.size
 SLICE = 256 * 1024
@@ -59,10 +64,12 @@ CHUNKS = 1024  # at once, where a writer could keep us for ever
 MAX_KEY = 256
 MAX_WRITE = 4 * 1024 * 1024
 MAX_NOTE = 4096
+CODES = ("note", "reason", "by", "code", "inputId")  # of a note: never masked, for programs compare them
 MAX_REQUEST = 6 * 1024 * 1024
 MAX_WAITING = 8 * 1024 * 1024  # for an agent that does not read
 MAX_PEERS = 32
 RESERVE = 64 * 1024
+MIN_SECRET, MAX_SECRET = 6, 8 * 1024  # characters: what is shorter stands everywhere
 
 MAX_GRACE_MS = 24 * 3600 * 1000
 
@@ -136,9 +143,12 @@ class Spec:
         self.budget_s = self.seconds(said["budgetMs"])
         self.until = self.seconds(said.get("untilMs"))  # gateways before leases do not say it
         self.cap = int(said["capBytes"])
+        self.secrets = [self.text(secret) for secret in said["secrets"]]
         self.cgroup = None if said["cgroup"] is None else self.text(said["cgroup"])
         self.nice = int(said["nice"])
         self.oom_score_adj = None if said["oomScoreAdj"] is None else int(said["oomScoreAdj"])
+        if any(len(secret) > MAX_SECRET for secret in self.secrets):
+            raise ValueError("a secret that is too long")
         if not self.argv or not self.uid or self.stdin not in ("pipe", "once", "null"):
             raise ValueError("an empty argv, no uid or an unknown way of stdin")
         self.env[COOKIE] = self.uid
@@ -163,17 +173,112 @@ class CannotStart(Exception):
         self.detail = detail
 
 
+# --- what is not kept -------------------------------------------------------------------------------------------
+
+
+def percent(text: bytes, safe: bytes) -> bytes:
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~" + safe
+    return b"".join(bytes([byte]) if byte in plain else b"%%%02X" % byte for byte in text)
+
+
+def forms_of(secret: str) -> set[bytes]:
+    """A text as it may be said: plain, in JSON (and that in JSON), in a URL, in base64, also amidst of other text."""
+
+    def in_json(text: str) -> set[str]:
+        forms = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+        return forms | {form.replace("/", "\\/") for form in forms}
+
+    once = {secret} | in_json(secret)
+    forms = {form.encode(errors="surrogateescape") for text in once for form in {text} | in_json(text)}
+    raw = secret.encode(errors="surrogateescape")
+    for safe in (b"", b"/", b"!'()*"):
+        url = percent(raw, safe)
+        forms |= {url, url.replace(b"%20", b"+"), re.sub(b"%..", lambda found: found[0].lower(), url)}
+    for before in (0, 1, 2):
+        coded = binascii.b2a_base64(bytes(before) + raw, newline=False)
+        inside = coded[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]  # what does not depend on its neighbours
+        for form in (inside, coded.rstrip(b"="), coded) if before == 0 else (inside,):
+            forms |= {form, form.replace(b"+", b"-").replace(b"/", b"_")}
+    return forms
+
+
+class Masks:
+    """Puts MASK in the place of secrets. One that has several lines is looked for line by line, too."""
+
+    MASK = b"***"
+
+    def __init__(self, secrets: list[str]) -> None:
+        texts = {text for secret in secrets for text in (secret, *secret.splitlines())}
+        forms: set[bytes] = set()
+        for text in texts:
+            if len(text) >= MIN_SECRET and not text.isspace():
+                forms |= forms_of(text)
+        self.forms = sorted(forms, key=len, reverse=True)  # the longest that is there is meant
+        self.longest = max(map(len, forms), default=0)
+        self.anywhere = re.compile(b"(?=(%s))" % b"|".join(map(re.escape, self.forms)))
+
+    def spans(self, text: bytes) -> list[tuple[int, int]]:
+        """Where they are, from the left; those that overlap are one."""
+        spans: list[tuple[int, int]] = []
+        for found in self.anywhere.finditer(text):
+            start, end = found.span(1)
+            if spans and start < spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+            else:
+                spans.append((start, end))
+        return spans
+
+    def is_in(self, text: bytes) -> bool:
+        return any(form in text for form in self.forms)
+
+    def mask(self, text: bytes) -> tuple[bytes, int]:
+        """And how many there were."""
+        spans = self.spans(text) if self.is_in(text) else []
+        parts: list[bytes] = []
+        at = 0
+        for start, end in spans:
+            parts += (text[at:start], self.MASK)
+            at = end
+        return b"".join((*parts, text[at:])), len(spans)
+
+    def mask_facts(self, facts: dict[str, object]) -> tuple[dict[str, object], int]:
+        """The texts in it but the codes, which programs compare."""
+        count = 0
+
+        def masked(value: object, name: str = "") -> object:
+            nonlocal count
+            if isinstance(value, dict):
+                return {key: masked(inner, str(key)) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [masked(inner) for inner in value]
+            if not isinstance(value, str) or name in CODES:
+                return value
+            text, found = self.mask(value.encode(errors="surrogatepass"))
+            count += found
+            return text.decode(errors="surrogatepass") if found else value
+
+        return {name: masked(value, name) for name, value in facts.items()}, count
+
+    def cut(self, text: bytes, at: int) -> int:
+        """Where it may be cut: at `at`, or before the secret that stands there."""
+        for start, end in self.spans(text) if self.is_in(text) else ():
+            if start < at < end:
+                return start or end
+        return at
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------
 
 
 class Journal:
     """Numbers and appends records. What does not fit (the cap, a full disk) is counted, and the count is a record."""
 
-    def __init__(self, directory: int, cap: int) -> None:
+    def __init__(self, directory: int, cap: int, masks: Masks | None = None) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self.fd = os.open("journal", flags, 0o600, dir_fd=directory)
         self.directory = directory
         self.cap = cap
+        self.masks = masks
         self.seq = 0
         self.size = 0
         self.lost_records = 0
@@ -206,20 +311,27 @@ class Journal:
         if kept < len(lines):
             self._lose(lines[kept:])
 
-    def take(self, stream: int, data: bytes) -> bool:
+    def take(self, stream: int, data: bytes, flags: int = 0) -> bool:
         """Something of the gateway's, said to us or to be written to the agent. False: it could not be written down."""
         if not self.capped and not self._report_gap():
             return False
-        return self._append(stream, [data], 0) == 1
+        return self._append(stream, [data], flags) == 1
 
     def say(self, stream: int, facts: dict[str, object]) -> bool:
         """A word of ours. One that cannot be kept is counted like any other record."""
-        data = json.dumps(facts, separators=(",", ":")).encode()
-        if self._append(stream, [data], 0):
+        data, flags = self.noted(facts) if stream == NOTE else (json.dumps(facts, separators=(",", ":")).encode(), 0)
+        if self._append(stream, [data], flags):
             return True
         if stream == NOTE:
             self._lose([data])
         return False
+
+    def noted(self, facts: dict[str, object]) -> tuple[bytes, int]:
+        """The data of a note, and its flags."""
+        masked = 0
+        if self.masks is not None:
+            facts, masked = self.masks.mask_facts(facts)
+        return json.dumps(facts, separators=(",", ":")).encode(), min(masked, MOST_MASKED) << MASKED
 
     def finish(self, facts: dict[str, object]) -> None:
         """The last record, and the same in exit.json, which needs no free space at all."""
@@ -251,9 +363,12 @@ class Journal:
         at = wall_ms()
         seq = self.seq
         parts: list[bytes] = []
+        counts: dict[int, int] = {}
+        if self.masks is not None and stream in (OUT, ERR, IN) and self.masks.is_in(b"\n".join(lines)):
+            lines, counts = self._masked(stream, lines)
         for line in lines:
             seq += 1
-            inner = INNER.pack(seq, at, stream, flags)
+            inner = INNER.pack(seq, at, stream, flags if not counts else flags | counts.get(seq, 0) << MASKED)
             parts += (OUTER.pack(len(line), crc32(line, crc32(inner))), inner, line)
         data = b"".join(parts)
         written = self._write(data)
@@ -272,6 +387,17 @@ class Journal:
         self.size += size
         self._cut()
         return kept
+
+    def _masked(self, stream: int, lines: list[bytes]) -> tuple[list[bytes], dict[int, int]]:
+        """And how often, by the number that a line will have."""
+        assert self.masks is not None
+        done, counts = [], {}
+        for seq, line in enumerate(lines, self.seq + 1):
+            key, nul, data = line.partition(b"\0") if stream == IN else (b"", b"", line)
+            masked, count = self.masks.mask(data)
+            done.append(key + nul + masked)
+            counts[seq] = min(count, MOST_MASKED)
+        return done, counts
 
     def _write(self, data: bytes) -> int:
         if self.torn:
@@ -316,33 +442,44 @@ class Journal:
 
 
 class Lines:
-    """Cuts one stream into lines, and lines into slices. Keeps at most one slice back."""
+    """Cuts one stream into lines, and lines into slices, but no secret. Keeps at most one slice back, and behind it
+    what one secret is long.
+    """
 
-    def __init__(self, journal: Journal, stream: int) -> None:
+    def __init__(self, journal: Journal, stream: int, masks: Masks | None = None) -> None:
         self.journal = journal
         self.stream = stream
+        self.masks = masks
+        self.most = SLICE if masks is None else SLICE + masks.longest
         self.carry = bytearray()
 
     def feed(self, chunk: bytes) -> None:
         """At most CHUNK bytes."""
         if b"\n" not in chunk:
             self.carry += chunk
-            if len(self.carry) > SLICE:
-                self.journal.output(self.stream, [bytes(self.carry[:SLICE])], PARTIAL)
-                del self.carry[:SLICE]
+            if len(self.carry) > self.most:
+                self.carry[:] = self.cut(bytes(self.carry))
             return
         lines = (bytes(self.carry) + chunk).split(b"\n")
         self.carry[:] = lines.pop()
-        if len(lines[0]) > SLICE:
-            self.journal.output(self.stream, [lines[0][:SLICE]], PARTIAL)
-            lines[0] = lines[0][SLICE:]
+        while len(lines[0]) > SLICE:
+            lines[0] = self.cut(lines[0])
         self.journal.output(self.stream, lines, 0)
+
+    def cut(self, line: bytes) -> bytes:
+        """A slice goes; the rest."""
+        at = SLICE if self.masks is None else self.masks.cut(line, SLICE)
+        self.journal.output(self.stream, [line[:at]], PARTIAL)
+        return line[at:]
 
     def end(self) -> None:
         """The last line counts, newline or not."""
-        if self.carry:
-            self.journal.output(self.stream, [bytes(self.carry)], 0)
-            self.carry.clear()
+        line = bytes(self.carry)
+        while len(line) > SLICE:
+            line = self.cut(line)
+        if line:
+            self.journal.output(self.stream, [line], 0)
+        self.carry.clear()
 
 
 # --- the agent --------------------------------------------------------------------------------------------------
@@ -919,7 +1056,7 @@ class Keeper:
         )
         self.poller = select.poll()
         self.handlers: dict[int, Callable[[int, int], object]] = {}
-        self.lines = {OUT: Lines(journal, OUT), ERR: Lines(journal, ERR)}
+        self.lines = {stream: Lines(journal, stream, journal.masks) for stream in (OUT, ERR)}
         self.open: dict[int, int] = {}  # our ends of its output pipes -> stream
         self.file: OutputFile | None = None
         self.cgroup: Cgroup | None = None
@@ -1144,13 +1281,13 @@ class Keeper:
         self.flush_stdin()
         return "ok"
 
-    def note(self, key: str, data: bytes) -> str:
+    def note(self, key: str, data: bytes, flags: int) -> str:
         """A word of the gateway's. `ok`: it is in the journal, or what has this key is already: never both a write
         and the note that it was not made.
         """
         if key in self.keys:
             return "ok"
-        if not self.journal.take(NOTE, data):
+        if not self.journal.take(NOTE, data, flags):
             return "disk_full"
         self.keys.add(key)
         return "ok"
@@ -1337,7 +1474,7 @@ class Keeper:
             data = json.dumps(facts, separators=(",", ":")).encode()
             if len(data) > MAX_NOTE:
                 raise ValueError("facts")
-            return answer_of(self.note(key, data))
+            return answer_of(self.note(key, *self.journal.noted(facts)))
         if op == "stop":
             reason, grace = asked["reason"], asked["graceMs"]
             if not isinstance(reason, str) or not isinstance(grace, int):
@@ -1453,7 +1590,8 @@ def prepare(spec: Spec, directory: int, umask: int) -> tuple[Keeper, Child]:
     libc = Libc()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
-        journal = Journal(directory, spec.cap)
+        masks = Masks(spec.secrets)
+        journal = Journal(directory, spec.cap, masks if masks.forms else None)
         journal.reserve()
     except OSError as error:
         raise cannot_keep(error) from error

@@ -64,6 +64,7 @@ class KeeperSpec:
     until_ms: int | None = None  # CLOCK_BOOTTIME: the end of its lease; it is not started after that
     cap_bytes: int = GIB  # of the journal
     cgroup: str | None = None  # to be made for the agent
+    secrets: tuple[str, ...] = ()  # what the journal may not hold
     nice: int = 0
     oom_score_adj: int | None = None
 
@@ -89,6 +90,7 @@ class KeeperSpec:
                 "untilMs": self.until_ms,
                 "capBytes": self.cap_bytes,
                 "cgroup": self.cgroup,
+                "secrets": self.secrets,
                 "nice": self.nice,
                 "oomScoreAdj": self.oom_score_adj,
             }

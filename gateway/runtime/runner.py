@@ -82,6 +82,7 @@ class Runner:
         self._make_driver = make_driver
         self._driver = make_driver()
         self._heard = 0  # the last record that was minded
+        self._masked = 0  # how often its keeper masked a secret of ours
         self._last = 0  # once it has ended: the last record before its end
         self._in_step = not is_adopted  # minding tells, too; once behind, `_tell` does
         self._stepped = 0  # the last record that minding told
@@ -196,6 +197,7 @@ class Runner:
     async def _mind_one(self, record: Record) -> None:
         events = self._hear(self._driver, record)
         self._heard = record.seq
+        self._masked += record.masked
         if record.stream is Stream.EXIT:
             self._end(record.seq, exit_facts(record.data), events)
             return
@@ -251,6 +253,8 @@ class Runner:
         bodies = tuple(msgspec.Raw(data) for _, data in fit(events, beside))
         self._link.ended(self.uid, Ending(seq, outcome.result, outcome.reason, outcome.error, bodies), is_dead=is_dead)
         _log.info("attempt.ended", uid=self.uid, task=self.task_id, reason=outcome.reason or "completed")
+        if self._masked:
+            _log.warning("attempt.said_secrets", uid=self.uid, task=self.task_id, masked=self._masked)
         self._nudge()
 
     async def _tell(self, spool: Spool) -> None:

@@ -275,6 +275,16 @@ def reads_nothing(args: argparse.Namespace) -> int:
 
 
 @command
+def stutters(args: argparse.Namespace) -> int:
+    """Says what its environment calls SAY in pieces of `count` bytes."""
+    data = os.environ["SAY"].encode()
+    for start in range(0, len(data), args.count):
+        say(data[start : start + args.count])
+        time.sleep(0.002)
+    return and_then(args)
+
+
+@command
 def looks_around(args: argparse.Namespace) -> int:
     """What it was given, as JSON."""
     umask = os.umask(0)

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.agents.base import Record, Stream
 from gateway.runtime import attempt
-from gateway.runtime.cgroups import Cgroups
+from gateway.runtime.cgroups import Cgroups, end
 from gateway.runtime.process import Keeper, KeeperSpec
 
 AGENT = Path(__file__).with_name("agent.py")
@@ -46,7 +46,8 @@ class House:
                 os.kill(state.pid, signal.SIGKILL)
             for pid in survivors(uid):
                 os.kill(pid, signal.SIGKILL)
-        self.cgroups.find()  # removes what is left
+            if (cgroup := self.cgroups.path(uid)) is not None:
+                end(cgroup)
 
     def uid(self) -> str:
         uid = f"t{os.getpid()}-{next(_numbers)}-{os.urandom(3).hex()}"

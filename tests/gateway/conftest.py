@@ -26,6 +26,7 @@ def do(line):
     elif word == "wait": signal.pause()
     elif word == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN); print("no", flush=True)
     elif word == "leave": subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    elif word == "backwards": print(rest[::-1], flush=True)
     elif word == "vanish":
         me = [sys.executable, "-Ic", "import signal; signal.pause()", os.environ["FLEETGATE_ATTEMPT"]]
         subprocess.Popen(me, start_new_session=True, env={})

@@ -190,6 +190,16 @@ async def test_in_base_what_is_said_while_a_directory_is_looked_at_is_not_lost(m
     assert isinstance(other, TaskFailed)
 
 
+async def test_what_an_agent_says_of_our_token_reaches_neither_the_manager_nor_the_disk(manager, start, home):
+    manager.token, manager.confirms = "fgh_s3cret-token", False
+    async with start():
+        attempt = await manager.offer("t1", prompt="backwards " + "<fgh_s3cret-token>"[::-1])
+        await manager.wait_end("t1")
+
+    assert set(attempt.texts("message")) == {"<***>\n"}
+    assert manager.token.encode() not in (attempts.directory(home, attempt.uid) / "journal").read_bytes()
+
+
 async def test_of_an_agent_whose_keeper_is_killed_nothing_survives(manager, start, home):
     async with start() as gateway:
         assert gateway.crew._cgroups.place is not None, "run this test as root, on Linux 5.14 or newer"

@@ -36,6 +36,10 @@ class Errand:
         if self._is_woken:
             self.wake()
 
+    def leave(self) -> None:
+        """There is no place to run in any more: a later `wake` comes to nothing."""
+        self._group = None
+
     def wake(self) -> None:
         """There is something to do."""
         self._is_woken = True

@@ -341,15 +341,18 @@ class HostLink:
         log.info("host online", host=self.host_id, generation=self.generation, dialect=self._talk.dialect)
         await self._say_missed(welcome)
         await self._fleet.announce(self.host_id, "host.online")
+        errands = (self._writing, self._recorder.errand, self._recorder.accepting, self._delivering)
         async with anyio.create_task_group() as group:
-            self._writing.live_in(group)
-            self._recorder.errand.live_in(group)
-            self._recorder.accepting.live_in(group)
-            self._delivering.live_in(group)
-            with self._reading:
-                await self._read()
-            with anyio.move_on_after(self._patience.drain_s):
-                await self._recorder.errand.wait_over()
+            for errand in errands:
+                errand.live_in(group)
+            try:
+                with self._reading:
+                    await self._read()
+                with anyio.move_on_after(self._patience.drain_s):
+                    await self._recorder.errand.wait_over()
+            finally:
+                for errand in errands:  # somebody may be about to say something still: an input, a stop
+                    errand.leave()
             group.cancel_scope.cancel()
 
     async def _say_missed(self, welcome: Welcome) -> None:

@@ -53,6 +53,16 @@ async def test_it_stays_for_more_and_rests_when_nothing_came_for_a_while() -> No
     assert repr(worker.errand) == "<Errand at rest>"  # and the group could end
 
 
+async def test_what_is_given_when_its_place_is_gone_is_left_undone_and_hurts_nobody() -> None:
+    worker = Worker()
+    async with anyio.create_task_group() as group:
+        worker.errand.live_in(group)
+        worker.errand.leave()
+    worker.give()
+
+    assert (worker.done, worker.left) == (0, 1)
+
+
 async def test_what_is_given_while_it_goes_to_rest_is_done() -> None:
     worker = Worker()
     async with anyio.create_task_group() as group:

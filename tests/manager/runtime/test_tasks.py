@@ -316,6 +316,28 @@ async def test_input_kept_by_an_earlier_manager_is_delivered_too(tmp_path: Path)
         await h.until_true(lambda: host.inputs == [(task_id, "kept")])
 
 
+async def test_input_that_is_about_to_be_said_when_its_host_hangs_up_is_said_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path) as h:
+        host = await h.online(FakeHost(plan=lambda _: HOLDS))
+        task_id = await h.submit()
+        await h.until(task_id, TaskState.RUNNING)
+        look = h.store.open_inputs
+
+        async def and_then_it_hangs_up(task_id: str) -> list[StoredInput]:
+            found = await look(task_id)
+            monkeypatch.undo()
+            await h.cut()
+            return found
+
+        monkeypatch.setattr(h.store, "open_inputs", and_then_it_hangs_up)
+        await h.tasks.input(task_id, "more")
+        await h.online(host)
+
+        await h.until_true(lambda: host.inputs == [(task_id, "more")])
+
+
 async def test_input_while_the_host_is_away_is_said_when_it_is_back(tmp_path: Path) -> None:
     async with hall(tmp_path) as h:
         host = await h.online(FakeHost(plan=lambda _: HOLDS))

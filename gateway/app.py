@@ -133,7 +133,7 @@ def put_together(settings: Settings, environ: Mapping[str, str], random: Random)
     clock = SystemClock()
     kinds = with_commands(settings.command_agents, settings.agent_profiles)
     chosen = {name: kind for name, kind in kinds.items() if not settings.only_agents or name in settings.only_agents}
-    vitals = VitalSigns(settings.home)
+    vitals = VitalSigns(settings.home, settings.journal_quota)
     inventory = Inventory(chosen, environ, settings.agent_env)
     warm = WarmKeepers(settings.home, settings.warm_keepers)
     link = Link(settings.host_id)

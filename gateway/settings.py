@@ -21,6 +21,7 @@ import msgspec
 
 from gateway.agents.catalogue import KINDS, PROFILES
 from gateway.agents.command import CommandAgent
+from gateway.core.slots import Quota
 from gateway.errors import BadSettings
 from shared_types.hosts import HostId, canonical_agent
 from shared_types.tasks import PermissionMode
@@ -59,6 +60,7 @@ class Settings:
     drain_timeout_ms: int
     warm_keepers: int
     cgroups: bool
+    journal_quota: Quota
     log_level: str
     command_agents: tuple[CommandAgent, ...]  # `[agents.NAME]` of the file
     print_ready: bool = False
@@ -125,6 +127,15 @@ def _few(text: str) -> int:
     if text.strip() not in ("0", "1", "2", "3", "4"):
         raise ValueError("is not a number from 0 to 4")
     return int(text)
+
+
+def _quota(text: str) -> Quota:
+    match = re.fullmatch(r"(\d+)\s*(%|MiB|GiB|TiB)", text.strip())
+    if match is None or not int(match[1]) or (match[2] == "%" and int(match[1]) > 100):
+        raise ValueError("is neither a share like 10% nor a size like 20GiB")
+    if match[2] == "%":
+        return Quota(share=int(match[1]) / 100)
+    return Quota(size=int(match[1]) * {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}[match[2]])
 
 
 def _auto(text: str) -> bool:
@@ -286,6 +297,12 @@ _SETTINGS: Final = (
         " whatever it did to hide. off: none.",
         _auto,
     ),
+    _Setting(
+        *("journal_quota", "GATEWAY_JOURNAL_QUOTA", "10%"),
+        "How much of their disk the journals of attempts may take: a share of it (never more than 10 GiB), or a size"
+        " like 20GiB. Above 80 % of it new tasks are refused (`disk_full`); one attempt takes 1 GiB at most.",
+        _quota,
+    ),
     _Setting("log_level", "LOG_LEVEL", "info", "debug, info, warning or error; the log goes to stderr.", _level),
 )
 _HOME: Final = _Setting(
@@ -391,7 +408,7 @@ def _value(setting: _Setting, flags: Namespace, environ: Mapping[str, str], writ
 _FIXED_DEFAULTS: Final = frozenset(
     {
         *("server_url", "max_concurrent", "task_env", "permission_modes"),
-        *("task_timeout_ms", "drain_timeout_ms", "warm_keepers", "cgroups", "log_level"),
+        *("task_timeout_ms", "drain_timeout_ms", "warm_keepers", "cgroups", "journal_quota", "log_level"),
     }
 )
 

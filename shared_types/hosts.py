@@ -62,12 +62,15 @@ class AgentInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_
 
 
 class Vitals(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """cpu, memory, disk: used share 0..1; load: one-minute load average divided by the cores."""
+    """cpu, memory, disk: used share 0..1; load: one-minute load average divided by the cores; journals: used share of
+    what the journals of attempts may take on that host's disk, None when it cannot tell. Above 0.8 it takes no task.
+    """
 
     cpu: float
     memory: float
     disk: float
     load: float
+    journals: float | None = None
 
 
 class EffectiveConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):

@@ -20,6 +20,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 MAX_SKEW_S: Final = 30.0
 SILENT_MS: Final = 90_000
 FULL: Final = 0.95
+JOURNALS_FULL: Final = 0.8  # where a host takes no new tasks
 LITTLE_BYTES: Final = 1_000_000_000
 _SIGNS: Final = {OK: ("✓ ok  ", "good"), WARN: ("! warn", "warn"), FAIL: ("✗ fail", "bad")}
 
@@ -215,6 +216,10 @@ def host_findings(host: "HostStatus", now: int, called: str) -> list[Finding]:
         findings.append(Finding(name=name, state=OK, found=words))
     if host.vitals is not None and host.vitals.disk > FULL:
         findings.append(Finding(name=name, state=WARN, found=f"its disk is {host.vitals.disk:.0%} full"))
+    if host.vitals is not None and host.vitals.journals is not None and host.vitals.journals > JOURNALS_FULL:
+        found = f"its journals take {host.vitals.journals:.0%} of what they may; it takes no new tasks"
+        hint = "It frees them when the manager has what they hold. More room: GATEWAY_JOURNAL_QUOTA"
+        findings.append(Finding(name=name, state=WARN, found=found, hint=hint))
     usable = 0
     for agent in host.agents:
         what = f"{agent.agent} {agent.version or ''}".strip()

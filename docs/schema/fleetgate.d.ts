@@ -755,12 +755,13 @@ export type UserMessagePayload = {
   cwd?: string | null;
 };
 
-/** cpu, memory, disk: used share 0..1; load: one-minute load average divided by the cores. */
+/** cpu, memory, disk: used share 0..1; load: one-minute load average divided by the cores; journals: used share of what the journals of attempts may take on that host's disk, None when it cannot tell. Above 0.8 it takes no task. */
 export type Vitals = {
   cpu: number;
   memory: number;
   disk: number;
   load: number;
+  journals: number | null;
 };
 
 /** Why a task is where it is: one sentence, then each host's conditions. */

@@ -97,6 +97,26 @@ def forget(home: Path, uid: str) -> None:
     _delete_gone(path.parent)
 
 
+def bytes_taken(home: Path) -> int:
+    """What the files of all attempts take on disk, but not what agents put into their TMPDIR: that may be any number
+    of files, and counts as used disk like everything else of theirs.
+    """
+    taken = 0
+    for path in _entries(home / "attempts"):
+        for file in _entries(path):
+            with suppress(FileNotFoundError):  # just deleted
+                taken += os.stat(file, follow_symlinks=False).st_blocks * 512
+    return taken
+
+
+def _entries(path: Path) -> list[Path]:
+    """None of what is no directory, or not any more."""
+    try:
+        return list(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def tidy(home: Path) -> None:
     """Delete what a gateway that died has left half made or half deleted. For one that has made nothing yet."""
     attempts = home / "attempts"

@@ -352,6 +352,8 @@ class Crew:
             slots=self.effective.max_concurrent,
             draining=self.effective.draining,
             free_bytes=self._vitals.free_bytes,
+            journal_bytes=self._vitals.journal_bytes,
+            quota_bytes=self._vitals.quota_bytes,
         )
         admit(room, agent=agent, found=found, mode_problem=self._mode_problem(kind, task.permission_mode))
         assert kind is not None, "what was found is of a kind"

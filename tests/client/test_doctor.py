@@ -117,6 +117,7 @@ def test_an_old_python_fails():
         ({"agents": [{"agent": "gemini", "path": "/g", "authOk": False, "hint": "log in"}]}, "not logged in"),
         ({"agents": [{"agent": "gemini", "authOk": True}]}, "cannot be run"),
         ({"vitals": {"cpu": 0.1, "memory": 0.1, "disk": 0.97, "load": 0.1}}, "97% full"),
+        ({"vitals": {"cpu": 0.1, "memory": 0.1, "disk": 0.1, "load": 0.1, "journals": 0.85}}, "take 85% of what"),
         ({"lastHeartbeat": NOW - 200_000}, "silent for 3m"),
     ],
 )

@@ -200,6 +200,30 @@ async def test_what_an_agent_says_of_our_token_reaches_neither_the_manager_nor_t
     assert manager.token.encode() not in (attempts.directory(home, attempt.uid) / "journal").read_bytes()
 
 
+async def test_what_the_manager_did_not_take_is_kept_and_refuses_new_tasks_until_it_is_taken(manager, start, home):
+    manager.confirms = False
+    async with start(GATEWAY_JOURNAL_QUOTA="1MiB"):
+        first = await manager.offer("t1", prompt="flood 20000")
+        await manager.wait(lambda: attempts.bytes_taken(home) > 2**20, 60)
+    async with start(GATEWAY_JOURNAL_QUOTA="1MiB") as gateway:  # looks at the disk when it starts
+        refused = await manager.offer("t2")
+        await manager.wait(lambda: refused.refused)
+        assert attempts.found(home) == [first.uid]
+
+        manager.confirms = True
+        manager.cut()
+        await manager.wait_end("t1")
+        with anyio.fail_after(25):
+            await wait_until(lambda: attempts.found(home) == [])
+        await gateway.vitals.look()
+        await manager.offer("after", prompt="say fine")
+        assert isinstance(await manager.wait_end("after"), TaskCompleted)
+
+    assert refused.refused.reason == "disk_full"
+    assert "of the 1 MiB" in refused.refused.details
+    assert manager.said(Heartbeat)[-1].vitals.journals is not None
+
+
 async def test_of_an_agent_whose_keeper_is_killed_nothing_survives(manager, start, home):
     async with start() as gateway:
         assert gateway.crew._cgroups.place is not None, "run this test as root, on Linux 5.14 or newer"

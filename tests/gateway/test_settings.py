@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from gateway.core.slots import Quota
 from gateway.errors import BadSettings
 from gateway.settings import describe, load, parser
 
@@ -196,6 +197,8 @@ def test_an_agent_may_be_run_in_another_profile_by_any_of_its_names(home):
 
 @pytest.mark.parametrize("wrong", ["5", "-1", "many", ""])
 def test_only_a_few_keepers_may_wait(home, wrong):
+    assert read(home).journal_quota == Quota(share=0.1)
+    assert read(home, GATEWAY_JOURNAL_QUOTA="3 GiB").journal_quota == Quota(size=3 * 2**30)
     assert [read(home, GATEWAY_CGROUPS=word).cgroups for word in ("auto", "off")] == [True, False]
     assert [read(home, GATEWAY_WARM_KEEPERS=few).warm_keepers for few in "04"] == [0, 4]
 

@@ -32,13 +32,14 @@ class Lease:
     def __repr__(self) -> str:
         return "<Lease none>" if self._terms is None else f"<Lease from {self._ok} ttl={self._terms.ttl}>"
 
-    def opened(self, sent: int) -> None:
-        self._said = deque([sent], maxlen=REMEMBERED)
+    def opened(self, sent: int | None) -> None:
+        """`sent` None: we did not say when, so nothing can be granted."""
+        self._said = deque([] if sent is None else [sent], maxlen=REMEMBERED)
 
     def granted(self, terms: LeaseTerms | None) -> None:
         """From the `register` of this connection on."""
-        self._terms = terms
-        if terms is not None:
+        self._terms = terms if self._said else None
+        if self._terms is not None:
             self.acknowledged(self._said[0])
 
     def said(self, sent: int) -> None:

@@ -36,12 +36,13 @@ Body: TypeAlias = tuple[msgspec.Raw, ...]
 class Line:
     """What is said of one attempt. `wanted`: the manager on this connection wants to hear it. `judged`: a manager
     has said where to begin (an adopted attempt waits for that before anything is told). `accepted`: this host has
-    looked at it and will run it.
+    looked at it and will run it. `grace`: how long it may go on without a lease, in ms; None: for ever.
     """
 
     uid: str
     task_id: str
     attempt: int | None  # None: the manager does not number (base)
+    grace: int | None = None
     begun: bool = False  # a start was ordered: it may run, so every greeting must list it
     accepted: bool = True
     is_spawned: bool = True  # False: adopted, and provably nothing ran

@@ -3,7 +3,7 @@
     what happened                        what to do about it
     -------------                        -------------------
     opened(greeting)                     next_frame(now)   the one message to write now, most urgent first
-    heard(message)                       next_at()         when to ask again, if nothing happens before
+    heard(message, boot_ms)              next_at()         when to ask again, if nothing happens before
     closed()                             orders()          what the manager wants of this host
     consider, accept, refuse, started, tell, ended, beat
 
@@ -18,6 +18,7 @@ Invariant: nothing is forgotten before the manager has confirmed it (full), or b
 Invariant: on a fresh connection nothing is said before we are registered, and nothing of an attempt before the
 manager has said that it wants it.
 Invariant: the end of an attempt is said after all its events.
+Invariant: without a fresh lease (core/lease.py) nothing is taken on and nothing started.
 """
 
 import math
@@ -28,7 +29,7 @@ from enum import Enum, auto
 from typing import Any, Final, assert_never
 
 from gateway.core.coalesce import fit
-from gateway.core.lease import Lease
+from gateway.core.lease import Lease as HostLease
 from gateway.core.line import Ending, Line
 from gateway.core.orders import (
     Abort,
@@ -36,6 +37,7 @@ from gateway.core.orders import (
     Dismiss,
     Forget,
     Input,
+    Lease,
     Order,
     Prepare,
     Room,
@@ -74,6 +76,7 @@ from shared_types.tasks import Reason, TaskResult
 
 BASE: Final = 1
 FULL: Final = 2
+_STALE: Final = "this host has had no word of the manager for too long"
 
 
 class Phase(Enum):
@@ -88,7 +91,7 @@ class Link:
         self.dialect = FULL
         self.refusal: Registered | None = None  # why the manager does not want us, after ok=false
         self.answer: Registered | None = None  # the manager's welcome on this connection
-        self.lease = Lease()
+        self._lease = HostLease()
         self._host_id = host_id
         self._urgent: deque[FromGateway] = deque()
         self._orders: list[Order] = []
@@ -129,7 +132,7 @@ class Link:
         self.phase = Phase.GREETING
         self.refusal = self.answer = None
         self._urgent = deque([greeting])
-        self.lease.opened(greeting.sent or 0)
+        self._lease.opened(greeting.sent)
 
     def closed(self) -> None:
         """The connection is gone. What was accepted and not started is given back: nothing was spawned, and
@@ -143,16 +146,17 @@ class Link:
                 self._orders.append(Dismiss(line.uid))
                 self._drop(line.uid)
 
-    def heard(self, message: FromManager) -> None:
+    def heard(self, message: FromManager, boot_ms: int = 0) -> None:
+        """`boot_ms` is CLOCK_BOOTTIME now, for the lease."""
         match message:
             case Registered():
                 self._registered(message)
             case _ if self.phase is not Phase.TALKING:
                 return  # a manager that speaks before its welcome is not listened to
             case TaskExecute():
-                self._execute(message)
+                self._execute(message, boot_ms)
             case TaskStart(task_id=task_id, attempt=attempt):
-                self._start(task_id, attempt)
+                self._start(task_id, attempt, boot_ms)
             case TaskAbort():
                 self._abort(message)
             case TaskInput(task_id=task_id, content=content, input_id=input_id):
@@ -162,7 +166,8 @@ class Link:
                 if line := self._find(task_id, attempt):
                     self._confirmed(line, seq)
             case HeartbeatAck(sent=sent):
-                self.lease.acknowledged(sent)
+                if self._lease.acknowledged(sent):
+                    self._push_lease()
             case ConfigUpdate(config=config):
                 self._orders.append(Configure(config))
             case Ping():
@@ -179,7 +184,7 @@ class Link:
         self.phase = Phase.TALKING
         self.answer = message
         self.dialect = FULL if message.protocol >= PROTOCOL else BASE
-        self.lease.granted(message.lease if self.dialect == FULL else None)
+        self._lease.granted(message.lease if self.dialect == FULL else None)
         verdicts = {(resume.task_id, resume.attempt): resume for resume in message.resume}
         for line in list(self._lines.values()):
             if self.dialect == BASE:
@@ -188,10 +193,17 @@ class Link:
                 self._unwanted(line)  # begun under a manager that numbers nothing: this one cannot know it
             else:
                 self._judged(line, verdicts.get((line.task_id, line.attempt)))
+        self._push_lease()
         if message.heartbeat_interval is not None:
             self._orders.append(Configure(GatewayConfig(heartbeat_interval=message.heartbeat_interval)))
         if message.config is not None:
             self._orders.append(Configure(message.config))
+
+    def _push_lease(self) -> None:
+        """To every agent that may run."""
+        for line in self._lines.values():
+            if line.begun and line.is_spawned and line.ending is None:
+                self._orders.append(Lease(line.uid, self._lease.until(line.grace)))
 
     def _judged(self, line: Line, verdict: Resume | None) -> None:
         """An attempt that the manager does not name is one that it does not know."""
@@ -226,10 +238,12 @@ class Link:
         self._orders.append(Stop(line.uid) if line.begun else Dismiss(line.uid))
         self._drop(line.uid)
 
-    def _execute(self, message: TaskExecute) -> None:
+    def _execute(self, message: TaskExecute, boot_ms: int) -> None:
         task, attempt = message.task, message.attempt
         line = self._find(task.task_id, None)
-        if line is None:
+        if line is None and not self._lease.is_fresh(boot_ms):
+            self.refuse(task.task_id, attempt, Reason.LEASE_EXPIRED, _STALE)
+        elif line is None:
             at_once = attempt is None or self.dialect == BASE
             self._orders.append(Prepare(task, attempt, message.uid, at_once))
         elif line.attempt != attempt:
@@ -252,14 +266,17 @@ class Link:
             self._unwanted(line)
             self.refuse(line.task_id, line.attempt, Reason.ABORTED_BY_USER, "stopped before it was started")
 
-    def _start(self, task_id: str, attempt: int) -> None:
+    def _start(self, task_id: str, attempt: int, boot_ms: int) -> None:
         line = self._find(task_id, attempt)
         if line is None:
             # Prepared on an earlier connection, or never: whoever waits for it must hear that it will not run.
             self.refuse(task_id, attempt, Reason.NO_FREE_SLOT, "its place on this host was given back")
+        elif not line.begun and line.accepted and not self._lease.is_fresh(boot_ms):
+            self._unwanted(line)
+            self.refuse(task_id, attempt, Reason.LEASE_EXPIRED, _STALE)
         elif not line.begun and line.accepted:
             line.begun = True
-            self._orders.append(Start(line.uid))
+            self._orders.append(Start(line.uid, self._lease.until(line.grace)))
 
     def _confirmed(self, line: Line, seq: int) -> None:
         had_room = line.outbox.has_room
@@ -281,12 +298,14 @@ class Link:
 
     # what happened: on this host
 
-    def consider(self, uid: str, task_id: str, attempt: int | None, *, at_once: bool = False) -> None:
+    def consider(
+        self, uid: str, task_id: str, attempt: int | None, *, at_once: bool = False, grace: int | None = None
+    ) -> None:
         """The attempt has its place in the conversation, and this host looks whether it can run it: `accept` or
         `spawn_failed` follows, unless the line breaks or somebody thinks better of it (`Dismiss`, `Abort`, `Stop`).
         """
         wanted = self.phase is Phase.TALKING
-        self._lines[uid] = Line(uid, task_id, attempt, begun=at_once, accepted=False, wanted=wanted)
+        self._lines[uid] = Line(uid, task_id, attempt, grace, begun=at_once, accepted=False, wanted=wanted)
         self._turns.append(uid)
 
     def accept(self, uid: str) -> None:
@@ -306,7 +325,16 @@ class Link:
         else:
             self._urgent.append(TaskFailed(task_id=task_id, error=detail, reason=reason))
 
-    def adopt(self, uid: str, task_id: str, attempt: int | None, *, said: int = 0, is_spawned: bool = True) -> None:
+    def adopt(
+        self,
+        uid: str,
+        task_id: str,
+        attempt: int | None,
+        *,
+        said: int = 0,
+        is_spawned: bool = True,
+        grace: int | None = None,
+    ) -> None:
         """An attempt that an earlier gateway was to start; the manager's verdict decides about it. `said`: how far
         it was said to a base manager, which gives no verdicts. Not `is_spawned`: that gateway died before.
         """
@@ -314,6 +342,7 @@ class Link:
             uid,
             task_id,
             attempt,
+            grace,
             begun=True,
             judged=False,
             said_before=said,
@@ -385,16 +414,20 @@ class Link:
         if (line := self._lines.get(uid)) is not None:
             self.ended(uid, Ending(line.told + 1, TaskResult(success=False), reason, detail), is_dead=True)
 
-    def beat(self, timestamp: int, vitals: Vitals | None, config: EffectiveConfig | None = None) -> None:
-        """A sign of life; one that still waits is replaced."""
+    def beat(
+        self, timestamp: int, vitals: Vitals | None, config: EffectiveConfig | None = None, sent: int | None = None
+    ) -> None:
+        """A sign of life; one that still waits is replaced. `sent` is CLOCK_BOOTTIME in ms."""
         if self.phase is not Phase.TALKING:
             return
         if self.dialect == BASE:
-            vitals = config = None
+            vitals = config = sent = None
+        if sent is not None:
+            self._lease.said(sent)
         for waiting in [m for m in self._urgent if isinstance(m, Heartbeat)]:
             self._urgent.remove(waiting)
             config = config or waiting.config
-        self._urgent.append(Heartbeat(timestamp=timestamp, vitals=vitals, config=config))
+        self._urgent.append(Heartbeat(timestamp=timestamp, vitals=vitals, config=config, sent=sent))
 
     def _drop(self, uid: str) -> None:
         del self._lines[uid]

@@ -22,7 +22,18 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Start:
+    """`until` as in Lease."""
+
     uid: str
+    until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Its agent ends by itself at `until` (CLOCK_BOOTTIME, ms), unless a later word prolongs that; None: never."""
+
+    uid: str
+    until: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +83,4 @@ class Configure:
     config: GatewayConfig
 
 
-Order: TypeAlias = Prepare | Start | Dismiss | Abort | Input | Room | Stop | Forget | Configure
+Order: TypeAlias = Prepare | Start | Lease | Dismiss | Abort | Input | Room | Stop | Forget | Configure

@@ -19,6 +19,10 @@ class Clock(Protocol):
         """Seconds that go on while the machine sleeps."""
         ...
 
+    def boot_ms(self) -> int:
+        """CLOCK_BOOTTIME in ms, for leases: keepers compare it with theirs."""
+        ...
+
 
 class SystemClock:
     def now(self) -> int:
@@ -29,3 +33,6 @@ class SystemClock:
 
     def awake_and_asleep(self) -> float:
         return time.time_ns() / 1e9 if _BOOT is None else time.clock_gettime(_BOOT)
+
+    def boot_ms(self) -> int:
+        return int(self.awake_and_asleep() * 1000)

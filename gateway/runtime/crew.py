@@ -30,6 +30,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from gateway.agents.base import AgentKind, Driver, Launch, RunSpec
 from gateway.core import environment
+from gateway.core.lease import KILL_BUDGET_MS
 from gateway.core.link import Link
 from gateway.core.orders import (
     Abort,
@@ -37,6 +38,7 @@ from gateway.core.orders import (
     Dismiss,
     Forget,
     Input,
+    Lease,
     Order,
     Prepare,
     Room,
@@ -189,6 +191,7 @@ class Crew:
             agents=self._inventory.infos,
             running=self._link.running(),
             config=config,
+            sent=self._clock.boot_ms(),
         )
 
     def drain(self) -> None:
@@ -244,8 +247,10 @@ class Crew:
             match order:
                 case Prepare():
                     self._prepare(order)
-                case Start(uid=uid):
-                    self._start(uid)
+                case Start(uid=uid, until=until):
+                    self._start(uid, until)
+                case Lease(uid=uid, until=until):
+                    self._each(uid, partial(Runner.prolong, until=until))
                 case Dismiss(uid=uid):
                     self._prepared.pop(uid, None)
                     self._withdraw(uid)
@@ -305,7 +310,7 @@ class Crew:
             return
         uid = prepared.kept.uid
         self._offers[uid] = Offer()
-        self._link.consider(uid, task.task_id, order.attempt, at_once=order.at_once)
+        self._link.consider(uid, task.task_id, order.attempt, at_once=order.at_once, grace=task.grace)
         self._spawn_soon(uid, self._consider, prepared, self._offers[uid], order.at_once)
 
     async def _consider(self, prepared: Prepared, offer: Offer, at_once: bool) -> None:
@@ -324,7 +329,7 @@ class Crew:
                 self._prepared[this.uid] = replace(prepared, kept=this, at=self._clock.monotonic())
                 self._link.accept(this.uid)
                 if at_once:
-                    self._start(this.uid)
+                    self._start(this.uid, None)
                 for input_id, text in offer.inputs:
                     self._say(this.uid, input_id, text)
         self._note_quiet()
@@ -375,6 +380,7 @@ class Crew:
             model=task.model,
             mode=task.permission_mode,
             version=found.version,
+            grace=task.grace,
         )
         return Prepared(this, kind, task_env, self._timeout_ms(task), task.idle_timeout, self._clock.monotonic())
 
@@ -396,9 +402,10 @@ class Crew:
 
     # --- starting -------------------------------------------------------------------------------------
 
-    def _start(self, uid: str) -> None:
+    def _start(self, uid: str, until: int | None) -> None:
         prepared = self._prepared.pop(uid)
         runner = self._runner(prepared.kept, prepared.kind)
+        runner.until = until
         self._spawn_soon(uid, self._begin, prepared, runner)
 
     def _runner(self, this: Kept, kind: AgentKind, *, is_adopted: bool = False) -> Runner:
@@ -439,7 +446,7 @@ class Crew:
     async def _begin(self, prepared: Prepared, runner: Runner) -> None:
         uid = runner.uid
         try:
-            keeper = await self._spawn(prepared)
+            keeper = await self._spawn(prepared, runner)
         except CannotRun as error:
             _log.warning("attempt.not_started", uid=uid, reason=error.reason, detail=error.detail)
             self._link.spawn_failed(uid, error.reason, error.detail)
@@ -452,10 +459,10 @@ class Crew:
             _log.info("attempt.started", uid=uid, task=runner.task_id, agent=prepared.kept.agent)
             await self._live(runner, keeper)
 
-    async def _spawn(self, prepared: Prepared) -> Keeper:
+    async def _spawn(self, prepared: Prepared, runner: Runner) -> Keeper:
         """Raises CannotRun: nothing runs. Raises KeeperLost or AlreadyStarted: it may."""
         try:
-            spec = await self._keeper_spec(prepared)
+            spec = await self._keeper_spec(prepared, runner)
             keeper = await Keeper.start(self._home, prepared.kept.uid, spec, self._warm.take)
             crash.here("keeper_started")
             return keeper
@@ -465,7 +472,7 @@ class Crew:
         finally:
             self._warm.refill()
 
-    async def _keeper_spec(self, prepared: Prepared) -> KeeperSpec:
+    async def _keeper_spec(self, prepared: Prepared, runner: Runner) -> KeeperSpec:
         """With everything on disk that the agent begins with."""
         this, rules, names = prepared.kept, self._rules, prepared.kind.instruction_files
         cwd, instructions = await self._look(
@@ -493,6 +500,8 @@ class Crew:
             idle_s=launch.idle_s if prepared.idle_ms is None else prepared.idle_ms / 1000,
             first_output_s=launch.first_output_s,
             grace_s=GRACE_MS / 1000,
+            budget_s=KILL_BUDGET_MS / 1000,
+            until_ms=runner.until,
             cgroup=self._cgroups.path(this.uid),
             secrets=self._secrets,
         )
@@ -518,7 +527,7 @@ class Crew:
             self._spawn_soon(uid, self._end_stranger, uid)
             return
         is_spawned = not attempt.void(path)
-        self._link.adopt(uid, this.task_id, this.attempt, said=kept.said(path), is_spawned=is_spawned)
+        self._link.adopt(uid, this.task_id, this.attempt, said=kept.said(path), is_spawned=is_spawned, grace=this.grace)
         _log.info("attempt.adopted", uid=uid, task=this.task_id, agent=this.agent, is_spawned=is_spawned)
         if is_spawned:
             self._spawn_soon(uid, self._live, self._runner(this, kind, is_adopted=True))

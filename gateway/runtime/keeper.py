@@ -1458,6 +1458,7 @@ class Keeper:
                 "child": self.child.pid,
                 "lastSeq": self.journal.seq,
                 "state": self.life.phase,
+                "untilMs": None if self.life.until == NEVER else int(self.life.until * 1000),
             }
         if op == "write":
             key, text = key_of(asked), asked["data"]

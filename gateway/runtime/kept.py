@@ -30,6 +30,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     model: str | None = None
     mode: PermissionMode = PermissionMode.DEFAULT
     version: str | None = None
+    grace: int | None = None  # ms after the host's lease; None: for ever
 
 
 def write(directory: Path, kept: Kept) -> None:

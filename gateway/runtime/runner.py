@@ -74,6 +74,7 @@ class Runner:
         self.task_id = task_id
         self.is_of_base = is_of_base
         self.noted_said = 0
+        self.until: int | None = None  # the end of its lease, as its keeper was or will be told; see orders.Lease
         self.is_alive = True  # its process tree may be there: it holds a slot
         self._link = link
         self._nudge = nudge
@@ -100,6 +101,8 @@ class Runner:
         self._forgotten = anyio.Event()
         self._work = anyio.Event()  # for _write
         self._refusing = anyio.Event()  # for _refuse
+        self._is_prolonged = False  # its keeper does not know of `until` yet
+        self._prolonging = anyio.Event()  # for _prolong
         self._turn = anyio.Event()  # for _step
         self._room = anyio.Event()  # for _mind and _tell
 
@@ -131,6 +134,12 @@ class Runner:
         if grace_ms is not None:
             self._grace_ms = grace_ms
         self._cause(Cause.KILL if grace_ms == 0 else Cause.ABORT)
+
+    def prolong(self, until: int | None) -> None:
+        """Its keeper ends the agent then, and not before."""
+        self.until = until
+        self._is_prolonged = True
+        self._prolonging.set()
 
     def look(self) -> None:
         """More may be told, or from an earlier record on."""
@@ -164,6 +173,7 @@ class Runner:
                 group.start_soon(self._write, keeper)
                 group.start_soon(self._refuse, keeper)
                 group.start_soon(self._step, keeper)
+                group.start_soon(self._prolong, keeper)
             group.start_soon(self._tell, spool)
             await self._mind(spool)
             self.is_alive = False
@@ -355,6 +365,18 @@ class Runner:
                 await self._turn.wait()
             if patience.cancelled_caught:
                 self._cause(Cause.LATE)
+
+    async def _prolong(self, keeper: Keeper) -> None:
+        """Tells the keeper how long its lease lasts, the newest word only."""
+        while not self._ended.is_set():
+            self._prolonging = anyio.Event()  # before looking
+            while self._is_prolonged:
+                self._is_prolonged = False
+                try:
+                    await keeper.lease(self.until)
+                except KeeperLost as error:  # the next word may reach it
+                    _log.warning("attempt.not_prolonged", uid=self.uid, error=str(error))
+            await self._prolonging.wait()
 
     def _take_acts(self) -> list[Act]:
         acts, self._todo = self._todo, []

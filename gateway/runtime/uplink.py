@@ -123,7 +123,7 @@ class Uplink:
         config = self._host.effective
         news = config if config != self._reported else None
         self._reported = config
-        self._link.beat(self._clock.now(), self._vitals.latest, news)
+        self._link.beat(self._clock.now(), self._vitals.latest, news, self._clock.boot_ms())
         self._pace.set()
         self.nudge()
 
@@ -241,7 +241,7 @@ class Uplink:
                 _log.warning("manager.unknown_message", type=message.type[:100])
             return
         was = self._link.phase
-        self._link.heard(message)
+        self._link.heard(message, self._clock.boot_ms())
         if (refusal := self._link.refusal) is not None:
             error_class = Revoked if _says_revoked(refusal.code or "") else NotWelcome
             raise error_class(refusal.error or refusal.code or "the manager gives no reason")

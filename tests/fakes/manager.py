@@ -32,6 +32,8 @@ from shared_types.messages import (
     FromManager,
     GatewayConfig,
     Heartbeat,
+    HeartbeatAck,
+    LeaseTerms,
     Register,
     Registered,
     Resume,
@@ -72,7 +74,9 @@ class Attempt:
 
 @dataclass
 class FakeManager:
-    """`refusal`: answer greetings with it. `status`: answer handshakes with it. `confirms`: False keeps acks back."""
+    """`refusal`: answer greetings with it. `status`: answer handshakes with it. `confirms`: False keeps acks back.
+    `lease`: what it grants; `acknowledges`: False, and signs of life prolong it no more.
+    """
 
     dialect: int = 2
     token: str = "a-token"
@@ -83,6 +87,8 @@ class FakeManager:
     starts: bool = True
     config: GatewayConfig | None = None
     heartbeat_interval: int | None = None
+    lease: LeaseTerms | None = None
+    acknowledges: bool = True
     port: int = 0
     heard: list[FromGateway] = field(default_factory=list)
     greetings: list[Register] = field(default_factory=list)
@@ -199,6 +205,8 @@ class FakeManager:
         match message:
             case Register():
                 return [self.refusal or self._welcome(message)]
+            case Heartbeat(sent=int(sent)) if self.lease is not None and self.acknowledges:
+                return [HeartbeatAck(sent=sent)]
             case Heartbeat():
                 return []
         attempt = self.attempts.get(message.task_id)
@@ -246,6 +254,7 @@ class FakeManager:
             resume=tuple(resume),
             config=self.config,
             heartbeat_interval=self.heartbeat_interval,
+            lease=self.lease,
         )
 
     def _take(self, attempt: Attempt, first: int, last: int, events: tuple[msgspec.Raw, ...]) -> list[FromManager]:

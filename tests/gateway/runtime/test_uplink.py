@@ -9,13 +9,14 @@ import anyio
 import pytest
 
 from gateway.core.link import Link, Phase
+from gateway.core.orders import Prepare
 from gateway.errors import NotWelcome, Revoked
 from gateway.runtime import uplink as module
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.uplink import Uplink
 from gateway.runtime.vitals import VitalSigns
 from shared_types.hosts import EffectiveConfig, HostCapabilities
-from shared_types.messages import ConfigUpdate, GatewayConfig, Heartbeat, Ping, Register, Registered
+from shared_types.messages import ConfigUpdate, GatewayConfig, Heartbeat, LeaseTerms, Ping, Register, Registered
 from tests.fakes.manager import FakeManager
 
 CAPABILITIES = HostCapabilities(name="h1", agents=("x",), max_concurrent=1, cwd="/w")
@@ -42,6 +43,7 @@ class Host:
             protocol=2,
             running=self.link.running(),
             config=self.effective,
+            sent=0,
         )
 
     def obey(self, orders):
@@ -292,6 +294,26 @@ async def test_a_machine_that_slept_dials_again(manager, tmp_path, monkeypatch):
         clock.slept = 3600.0
 
         await manager.wait_connected(2)
+
+
+async def test_what_a_host_hears_after_its_lease_is_over_it_does_not_begin(manager, tmp_path):
+    manager.lease, manager.acknowledges = LeaseTerms(ttl=1_000, kill_budget=15_000), False
+    async with dialling(manager, tmp_path) as up:  # whose greeting was said when its machine was booted
+        await manager.wait(lambda: manager.said(Heartbeat))
+        refused = await manager.offer("t1")
+        await manager.wait(lambda: refused.refused)
+        assert refused.refused.reason == "lease_expired"
+        manager.acknowledges = True
+        manager.lease = LeaseTerms(ttl=3_600_000, kill_budget=15_000)
+        up.redial()
+        await manager.wait_connected(2)
+        await manager.wait(lambda: len(manager.said(Heartbeat)) > 1)
+
+        await manager.offer("t2")
+        await manager.say(Ping())
+        await manager.wait(lambda: len(manager.said(Heartbeat)) > 2)
+
+        assert [order.task.task_id for order in up._host.obeyed if isinstance(order, Prepare)] == ["t2"]
 
 
 async def test_odd_messages_do_not_end_the_connection(manager, tmp_path):

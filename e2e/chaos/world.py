@@ -49,6 +49,11 @@ _OF_TASK: Final = b"FLEETGATE_TASK_ID="
 T = TypeVar("T")
 
 
+def time_of_day() -> float:
+    """Seconds since the epoch."""
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
 def lasting(short: T, long: T) -> T:
     """The first in every run of the tests, the second in `./dev chaos`."""
     return long if IS_LONG else short
@@ -434,7 +439,7 @@ class Follower:
     def __init__(self, url: str, token: str, task_id: str) -> None:
         self.events: list[Json] = []
         self.connections = 0
-        self.at: list[float] = []  # when each event came (monotonic)
+        self.at: list[float] = []  # when each event came: the time of day in seconds
         self._url, self._headers = f"{url}/api/tasks/{task_id}/events", {"Authorization": f"Bearer {token}"}
         self._connection = anyio.CancelScope()
         self.is_over = False
@@ -487,7 +492,7 @@ class Follower:
                     return
                 if not name:
                     self.events.append(json.loads(data))
-                    self.at.append(time.monotonic())
+                    self.at.append(time_of_day())
                 name = data = ""
 
 

@@ -8,7 +8,8 @@ GatewayError
 ├── CannotRun          the task's: refused with a stable reason; nothing was spawned
 ├── NoAnswer           the world's: a file system that does not answer in time
 ├── AlreadyStarted     ours: an attempt is started at most once; adopt it instead
-└── KeeperLost         the world's: the keeper of an attempt is gone
+├── KeeperLost         the world's: the keeper of an attempt is gone
+└── KeeperTooNew       the owner's: a gateway of a newer release has started it; upgrade, or wait until it has ended
 """
 
 
@@ -51,6 +52,16 @@ class NoAnswer(GatewayError):
 
 class AlreadyStarted(GatewayError):
     """This attempt was started before, whatever became of it."""
+
+
+class KeeperTooNew(GatewayError):
+    """The keeper of this attempt was started by a newer release, and keeps to a contract that we do not know."""
+
+    def __init__(self, uid: str, contract: int, known: int) -> None:
+        super().__init__(
+            f"the keeper of attempt {uid} is of a newer release: it keeps to contract {contract}, this gateway knows up"
+            f" to {known}"
+        )
 
 
 class KeeperLost(GatewayError):

@@ -41,11 +41,12 @@ _deleting = Lock()  # one at a time: each deletes what others left, too
 
 
 class State(msgspec.Struct, rename="camel"):
-    """Who the keeper is, or was."""
+    """Who the keeper is, or was. `v` is the contract that it keeps to (keeper.py)."""
 
     pid: int
     start_time: int
     boot_id: str
+    v: int = keeper.VERSION
     cgroup: str | None = None  # the agent's, should the host have had room for it
 
 

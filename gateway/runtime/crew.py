@@ -49,14 +49,14 @@ from gateway.core.policy import Policy
 from gateway.core.run import GRACE_MS, Act
 from gateway.core.slots import Room as SlotRoom
 from gateway.core.slots import admit
-from gateway.errors import AlreadyStarted, CannotRun, KeeperLost, NoAnswer
+from gateway.errors import AlreadyStarted, CannotRun, KeeperLost, KeeperTooNew, NoAnswer
 from gateway.runtime import attempt, crash, kept, workspace
 from gateway.runtime.cgroups import Cgroups
 from gateway.runtime.clock import Clock
 from gateway.runtime.inventory import Inventory
 from gateway.runtime.kept import Kept
 from gateway.runtime.memory import Memory
-from gateway.runtime.process import Keeper, KeeperSpec
+from gateway.runtime.process import Keeper, KeeperSpec, Stranger
 from gateway.runtime.runner import Runner
 from gateway.runtime.scouts import Scouts
 from gateway.runtime.spool import Spool
@@ -539,6 +539,9 @@ class Crew:
             await keeper.wait_gone()
         except KeeperLost as error:
             _log.warning("keeper.lost", uid=uid, error=str(error))
+        except KeeperTooNew as error:
+            _log.error("keeper.too_new", uid=uid, why=str(error))
+            return  # of a newer release, as its agent may be: nobody here knows enough to end it
         await self._delete(uid)
 
     # --- living and going -----------------------------------------------------------------------------
@@ -572,6 +575,11 @@ class Crew:
                 keeper = await Keeper.adopt(self._home, runner.uid)
             except KeeperLost as error:
                 _log.warning("keeper.lost", uid=runner.uid, error=str(error))
+            except KeeperTooNew as error:
+                _log.error("keeper.too_new", uid=runner.uid, task=runner.task_id, why=str(error))
+                await runner.outlast(Stranger.of(self._home, runner.uid), str(error))
+                await self._let_go(runner.uid)
+                return
         await runner.run(Spool(attempt.directory(self._home, runner.uid)), keeper)
         await self._let_go(runner.uid)
 

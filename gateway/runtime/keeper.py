@@ -14,6 +14,14 @@ whatever has been installed since), has one thread and one loop, and asks the op
                                exit.json   how it ended, even when the disk had no room for the journal's last record
                                keeper.log  only if the keeper itself fails
 
+The contract with gateways, which may be of any other release; `v` is in state.json, hello and exit.json
+* For ever, whatever `v` says: the lock; v, pid, startTime, bootId of state.json; SIGTERM to the keeper ends its agent.
+* Without a new `v`: more requests (who does not know one answers `bad_request`), fields, notes and flags. Everybody
+  passes over what he does not know, and does without what the other does not.
+* A new `v`: where a gateway that does not know it would take something for what it is not. A gateway knows every `v`
+  up to its own; a keeper of a newer one it leaves alone, and says so (gateway/runtime/process.py).
+All that we need is loaded before the first fork: neither we nor the interpreter need be on the disk any more.
+
 Invariants
 * Everything the agent says is read, always; what cannot be kept is counted. Memory does not grow with it.
 * A write to the agent is in the journal before its first byte is written, once for each key. Should the keeper die

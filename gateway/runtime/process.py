@@ -2,6 +2,7 @@
 
     Keeper.start(home, uid, spec)    a new keeper, and the agent under it
     Keeper.adopt(home, uid)          the keeper that a gateway before us has started
+    Stranger.of(home, uid)           one that a gateway of a newer release has started: left alone
     prepare(home)                    a keeper that waits for its spec: starting it later takes a few ms (warm.py)
 
 The handle holds nothing that must be closed: each question is a connection of its own, so dropping a handle, being
@@ -12,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from base64 import b64encode
@@ -29,7 +31,7 @@ from anyio.abc import Process
 
 from gateway.agents.base import ExitFacts, StdinMode
 from gateway.core.journal import MAX_KEY, MAX_WRITE
-from gateway.errors import AlreadyStarted, CannotRun, KeeperLost
+from gateway.errors import AlreadyStarted, CannotRun, KeeperLost, KeeperTooNew
 from gateway.runtime import attempt, keeper
 from gateway.runtime.attempt import forget as forget
 from gateway.runtime.attempt import found as found
@@ -223,6 +225,7 @@ class Keeper:
     async def adopt(cls, home: Path, uid: str) -> "Keeper":
         """The keeper of an attempt that was started before, alive or ended in order. Raises KeeperLost when it
         died without an end (by then nothing of the agent's tree is left), or never lived, and then never will.
+        Raises KeeperTooNew when nothing that it wrote may be taken for what we would mean by it.
         """
         path = attempt.directory(home, uid)
         is_spent = False
@@ -230,6 +233,8 @@ class Keeper:
             while True:
                 is_kept = attempt.is_kept(path)  # asked first: then the files are final, or it lives
                 state = attempt.state(path)
+                if state is not None and state.v > keeper.VERSION:
+                    raise KeeperTooNew(uid, state.v, keeper.VERSION)
                 if state is not None and (is_kept or attempt.last_record(path) is not None):
                     return cls(home, uid, state.pid, state.start_time)
                 if not is_kept and (state is not None or is_spent or attempt.void(path)):
@@ -284,7 +289,7 @@ class Keeper:
 
     async def wait_gone(self) -> ExitFacts:
         """Until nothing of agent and keeper is left. Raises KeeperLost when the keeper died without an end."""
-        fd = self._open()
+        fd = _open(self.pid, self._start_time)
         if fd is not None:
             try:
                 await anyio.wait_readable(fd)
@@ -300,20 +305,6 @@ class Keeper:
     def exit_facts(self) -> ExitFacts | None:
         """How it ended; None while it has not."""
         return attempt.ending(self.path)
-
-    def _open(self) -> int | None:
-        """A handle on the keeper's process. Taken before it is looked at: whoever has the pid by then is known."""
-        try:
-            fd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return None
-        try:
-            if keeper.start_time(self.pid) == self._start_time:
-                return fd
-        except (FileNotFoundError, ProcessLookupError):
-            pass  # it has just ended
-        os.close(fd)
-        return None
 
     async def _ask(self, request: dict[str, Any]) -> _Answer | None:
         """One question, one answer; None when the keeper is gone. A cut in between is asked over: all that can be
@@ -351,6 +342,63 @@ class Keeper:
                 return said
         except (FileNotFoundError, ConnectionError, BlockingIOError):
             return None
+
+
+class Stranger:
+    """A keeper of a newer release. Of what it does we know only what is the same for ever (keeper.py)."""
+
+    def __init__(self, path: Path, pid: int, start_time: int) -> None:
+        self._path = path
+        self._pid = pid
+        self._start_time = start_time
+
+    def __repr__(self) -> str:
+        return f"<Stranger {self._path.name} pid={self._pid} {'kept' if attempt.is_kept(self._path) else 'gone'}>"
+
+    @classmethod
+    def of(cls, home: Path, uid: str) -> "Stranger":
+        """Raises KeeperLost when nobody can be named."""
+        path = attempt.directory(home, uid)
+        state = attempt.state(path)
+        if state is None:
+            raise KeeperLost(f"attempt {uid} names no keeper")
+        return cls(path, state.pid, state.start_time)
+
+    def end(self) -> None:
+        """Ask it to end its agent, and itself. Nothing happens when it is gone."""
+        fd = _open(self._pid, self._start_time)
+        if fd is not None:
+            try:
+                signal.pidfd_send_signal(fd, signal.SIGTERM)
+            except ProcessLookupError:
+                pass  # it has just ended
+            finally:
+                os.close(fd)
+
+    async def wait_gone(self) -> None:
+        """Until it is gone; should it have been killed, nothing of its agent is left either."""
+        fd = _open(self._pid, self._start_time)
+        if fd is not None:
+            try:
+                await anyio.wait_readable(fd)
+            finally:
+                os.close(fd)
+        await attempt.sweep(self._path)
+
+
+def _open(pid: int, start_time: int) -> int | None:
+    """A handle on a process. Taken before it is looked at: whoever has the pid by then is known."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        if keeper.start_time(pid) == start_time:
+            return fd
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has just ended
+    os.close(fd)
+    return None
 
 
 def _started(uid: str, code: int, said: bytes, complaint: bytes) -> tuple[int, int]:

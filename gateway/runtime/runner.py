@@ -35,7 +35,7 @@ from gateway.core.run import GRACE_MS, Act, Cause, Run
 from gateway.errors import KeeperLost
 from gateway.runtime import attempt
 from gateway.runtime.clock import Clock
-from gateway.runtime.process import Keeper
+from gateway.runtime.process import Keeper, Stranger
 from gateway.runtime.spool import Spool
 from shared_types.codec import encode
 from shared_types.events import AgentEvent, InputRefusal
@@ -180,6 +180,26 @@ class Runner:
             self._ended.set()
             await self._forgotten.wait()
             group.cancel_scope.cancel()
+
+    async def outlast(self, stranger: Stranger, why: str) -> None:
+        """Instead of `run`, for an attempt whose keeper we do not understand: it goes on, holds its slot, and is ended
+        when that is wanted. What it said and how it ended cannot be told.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._end_stranger, stranger)
+            await stranger.wait_gone()
+            self.is_alive = False
+            self._link.broke(self.uid, Reason.PROTOCOL_ERROR, f"It cannot be told how this ended: {why}.")
+            self._nudge()
+            await self._forgotten.wait()
+            group.cancel_scope.cancel()
+
+    async def _end_stranger(self, stranger: Stranger) -> None:
+        while True:
+            self._turn = anyio.Event()
+            if self._take_acts():
+                stranger.end()
+            await self._turn.wait()
 
     async def _mind(self, spool: Spool) -> None:
         """Until the journal ends."""

@@ -1,15 +1,18 @@
 """One attempt's bad luck is that attempt's: the gateway and everything else on the host go on."""
 
+import json
 import os
 import signal
 from threading import Event
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.agents.command import CommandDriver
 from gateway.runtime import attempt as attempts
-from gateway.runtime import crew, workspace
+from gateway.runtime import crew, keeper, workspace
+from gateway.runtime.process import Stranger
 from shared_types.messages import Heartbeat, Ping, TaskAbort, TaskCompleted, TaskFailed, TaskInput
 from tests.fakes.attempts import survivors, wait_until
 
@@ -222,6 +225,61 @@ async def test_what_the_manager_did_not_take_is_kept_and_refuses_new_tasks_until
     assert refused.refused.reason == "disk_full"
     assert "of the 1 MiB" in refused.refused.details
     assert manager.said(Heartbeat)[-1].vitals.journals is not None
+
+
+async def left_by_a_newer_release(manager, start, home):
+    """An attempt that runs under a keeper whose contract nobody knows yet."""
+    async with start():
+        attempt = await manager.offer("t1", prompt="leave\nsay up\nwait")
+        await manager.wait(lambda: attempt.texts("message"))
+    state = attempts.directory(home, attempt.uid) / attempts.STATE
+    state.write_text(json.dumps({**json.loads(state.read_text()), "v": keeper.VERSION + 1, "strange": []}))
+    return attempt
+
+
+async def test_a_keeper_of_a_newer_release_goes_on_holds_its_slot_and_ends_when_that_is_wanted(manager, start, home):
+    attempt = await left_by_a_newer_release(manager, start, home)
+    before = survivors(attempt.uid)
+    with capture_logs() as logs:
+        async with start(GATEWAY_MAX_CONCURRENT="1") as gateway:
+            second = await manager.offer("t2")
+            await manager.wait(lambda: second.refused)
+            assert second.refused.reason == "no_free_slot"
+            assert [running.uid for running in manager.greetings[1].running] == [attempt.uid]
+            assert (gateway.crew.alive, survivors(attempt.uid)) == (1, before)
+
+            await manager.say(TaskAbort(task_id="t1", attempt=1))
+            end = await manager.wait_end("t1")
+            assert survivors(attempt.uid) == []
+            await manager.offer("after", prompt="say fine")
+            assert isinstance(await manager.wait_end("after"), TaskCompleted)
+            with anyio.fail_after(25):
+                await wait_until(lambda: attempts.found(home) == [])
+
+    assert end.reason == "agent_error.protocol"
+    assert f"contract {keeper.VERSION + 1}" in end.error
+    assert "keeper.too_new" in [log["event"] for log in logs]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_how_a_keeper_of_a_newer_release_ended_is_not_guessed(manager, start, home, end):
+    attempt = await left_by_a_newer_release(manager, start, home)
+    async with start():
+        os.kill(attempts.state(attempts.directory(home, attempt.uid)).pid, end)
+        ended = await manager.wait_end("t1")
+
+    assert (ended.reason, survivors(attempt.uid)) == ("agent_error.protocol", [])
+
+
+async def test_a_keeper_of_a_newer_release_is_not_ended_because_its_agent_is_unknown_here(manager, start, home):
+    attempt = await left_by_a_newer_release(manager, start, home)
+    before = survivors(attempt.uid)
+    async with start(GATEWAY_ONLY_AGENTS="talk"):
+        await the_gateway_answers(manager)
+
+    assert (survivors(attempt.uid), attempts.found(home)) == (before, [attempt.uid])
+    Stranger.of(home, attempt.uid).end()
+    await wait_until(lambda: survivors(attempt.uid) == [])
 
 
 async def test_of_an_agent_whose_keeper_is_killed_nothing_survives(manager, start, home):

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from gateway.agents.base import ExitFacts, Record, StdinMode, Stream
 from gateway.core import journal
 from gateway.core.journal import decode, encode, exit_facts
-from gateway.errors import CannotRun, KeeperLost
+from gateway.errors import CannotRun, KeeperLost, KeeperTooNew
 from gateway.runtime import attempt, keeper
 from gateway.runtime.cgroups import Cgroups
-from gateway.runtime.process import Keeper, prepare
+from gateway.runtime.process import Keeper, Stranger, prepare
 from tests.fakes.attempts import House, is_running, notes, records, said, survivors, wait_heard, wait_until
 
 MIB = 1024 * 1024
@@ -126,11 +126,18 @@ async def test_an_agent_has_a_cgroup_of_its_own_in_which_its_keeper_is_not(divid
     assert state.cgroup == str(cgroup)
 
 
-def program_that_cannot(what: str, path: Path) -> Path:
-    """The keeper with some calls of it failing as on a machine that forbids them."""
+def changed_keeper(change: str, path: Path) -> Path:
+    """The keeper's program with some of it done over, otherwise."""
     source, is_main, rest = Path(keeper.__file__).read_text().partition('if __name__ == "__main__":')
-    path.write_text(f"{source}\ndef cannot(*_):\n    raise OSError(errno.EPERM, 'no')\n\n{what}\n\n{is_main}{rest}")
+    path.write_text(f"{source}\n{change}\n\n{is_main}{rest}")
     return path
+
+
+CANNOT = """
+def cannot(*_):
+    raise OSError(errno.EPERM, "no")
+
+"""
 
 
 @pytest.mark.parametrize(
@@ -146,7 +153,7 @@ async def test_a_system_that_forbids_one_way_into_a_cgroup_is_served_another_way
 ):
     uid = divided.uid()
     spec = divided.spec(uid, "double-forks", "--bare", "--then", "hang").encoded(attempt.make(divided.home, uid), uid)
-    program = program_that_cannot(what, tmp_path / "keeper-that-cannot.py")
+    program = changed_keeper(CANNOT + what, tmp_path / "keeper-that-cannot.py")
     subprocess.run([sys.executable, "-I", "-S", program], input=spec, stdout=subprocess.DEVNULL, check=True)
     keeper = await Keeper.adopt(divided.home, uid)
     await wait_heard(keeper, b"left")
@@ -921,6 +928,134 @@ async def test_an_agent_dies_with_its_keeper_though_nobody_looks(house: House):
     os.kill(keeper.pid, signal.SIGKILL)
 
     await wait_until(lambda: not is_running(agent))
+
+
+# What keepers knew before there were notes, leases, cgroups and masks.
+OF_OLD = """
+VERSION = 0
+
+def answer(self, peer, asked, answer_of_today=Keeper.answer):
+    if asked["op"] not in ("hello", "write", "stop"):
+        raise ValueError("op")
+    said = answer_of_today(self, peer, asked)
+    return {name: said[name] for name in said if name in ("ok", "v", "pid", "startTime", "lastSeq", "error")}
+
+def claim(directory, spec, claim_of_today=claim):
+    is_first = claim_of_today(directory, spec)
+    with open(spec.directory + "/state.json", "r+") as file:
+        said = json.load(file)
+        file.seek(0)
+        file.truncate()
+        json.dump({name: said[name] for name in ("v", "uid", "pid", "startTime", "bootId")}, file)
+    return is_first
+
+Keeper.answer = answer
+"""
+
+
+async def test_a_keeper_of_an_earlier_release_is_adopted_read_written_to_and_stopped(house: House, tmp_path: Path):
+    uid = house.uid()
+    spec = json.loads(house.spec(uid, "echo").encoded(attempt.make(house.home, uid), uid))
+    program = changed_keeper(OF_OLD, tmp_path / "keeper-of-old.py")
+    subprocess.run(
+        [sys.executable, "-I", "-S", program],
+        input=json.dumps({**spec, "v": 0}).encode(),
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+    adopted = await Keeper.adopt(house.home, uid)
+    await wait_heard(adopted, b"ready")
+    assert json.loads(ask(adopted, b'{"op":"hello"}\n'))["v"] == 0
+    assert await adopted.write("one", b"hello\n")
+    assert not await adopted.note("two", {"note": "refused"})
+    assert not await adopted.lease(1)
+    await wait_heard(adopted, b"echo: hello")
+    await adopted.stop("abort", 2000)
+
+    found = await records(adopted)
+    assert facts_of(found).stop == "abort"
+    assert (await adopted.wait_gone()) == facts_of(found)
+    assert json.loads((adopted.path / "exit.json").read_text())["v"] == 0
+    assert survivors(uid) == []
+
+
+async def test_a_keeper_of_a_newer_contract_is_not_adopted_and_goes_on(house: House, tmp_path: Path):
+    uid = house.uid()
+    spec = json.loads(house.spec(uid, "silent").encoded(attempt.make(house.home, uid), uid))
+    program = changed_keeper("VERSION = 77", tmp_path / "keeper-to-be.py")
+    told = json.dumps({**spec, "v": 77}).encode()
+    subprocess.run([sys.executable, "-I", "-S", program], input=told, stdout=subprocess.DEVNULL, check=True)
+
+    with pytest.raises(KeeperTooNew, match="contract 77"):
+        await Keeper.adopt(house.home, uid)
+
+    assert len(survivors(uid)) == 1
+    stranger = Stranger.of(house.home, uid)
+    assert repr(stranger).endswith("kept>")
+    stranger.end()
+    await stranger.wait_gone()
+    stranger.end()
+    assert survivors(uid) == []
+    with pytest.raises(KeeperTooNew):
+        await Keeper.adopt(house.home, uid)
+
+
+# Writes down, for the whole life of a keeper, what is loaded from the disk after its first fork.
+LOADS = """
+is_late = False
+
+def audit(event, args):
+    global is_late
+    if event == "os.fork":
+        is_late = True
+    elif event in ("import", "compile") and is_late:
+        with open(LOADED, "a") as file:
+            file.write(f"{event} {args[0]}\\n")
+
+import sys
+sys.addaudithook(audit)
+LOADED = %r
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "abort", "timeout", "killed", "not started"])
+async def test_a_keeper_loads_nothing_once_it_lives_so_that_an_upgrade_does_not_touch_it(
+    divided: House, tmp_path: Path, end: str
+):
+    uid, loaded = divided.uid(), tmp_path / "loaded"
+    spec = divided.spec(
+        uid,
+        *("double-forks", "--bare", "--stubborn", "--then", "exit" if end == "exit" else "hang"),
+        run_s=0.5 if end == "timeout" else None,
+        secrets=("left-and-right", "f\u00fcr niemand"),
+        stdout_to_file=end == "abort",
+        cwd="/nowhere" if end == "not started" else str(divided.cwd),
+        until_ms=2**50,
+    )
+    program = changed_keeper(LOADS % str(loaded), tmp_path / "keeper-that-tells.py")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", program],
+        input=spec.encoded(attempt.make(divided.home, uid), uid),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    adopted = await Keeper.adopt(divided.home, uid)
+    if end == "abort":
+        await wait_heard(adopted, b"left")
+        assert await adopted.write("one", b"left-and-right\n")
+        assert await adopted.note("two", {"note": "x", "text": "left-and-right"})
+        assert await adopted.lease(2**51)
+        ask(adopted, b"[\n")
+        ask(adopted, b'{"op":"hello","follow":true}\n')
+        await adopted.stop("abort", 300)
+    elif end == "killed":
+        os.kill(adopted.pid, signal.SIGTERM)
+
+    await records(adopted)
+    await adopted.wait_gone()
+    assert done.returncode == (keeper.NOT_SPAWNED if end == "not started" else keeper.STARTED)
+    assert not loaded.exists(), loaded.read_text()
 
 
 GATEWAY = """

@@ -16,7 +16,7 @@ async def test_killed_at_random_moments_of_five_running_tasks_costs_them_nothing
     exit codes are kept; no attempt is started twice.
     """
     kills, rate = lasting(6, 24), 100
-    count = lasting(1500, 6000)
+    count = lasting(1000, 6000)
     tasks = [await world.submit(f"lines --count {count} --rate {rate} --code {40 + n}") for n in range(5)]
     pids = {task["id"]: (await world.wait_signed(task["id"])).pid for task in tasks}
     away = []

@@ -204,7 +204,6 @@ class Host(Life):
     """A gateway. `work` is where its agents work."""
 
     host_id: str = ""
-    token: str = ""
     work: Path = Path()
 
     def attempts(self) -> dict[str, Path]:
@@ -269,28 +268,9 @@ class World:
         self, host_id: str, *, slots: int = 8, url: str | None = None, start: bool = True, **env: str
     ) -> Host:
         """A gateway in a home of its own, connected when it returns. `url`: where it dials (a proxy, say)."""
-        home, work = self.root / host_id, self.root / f"work-{host_id}"
+        url = url or self.url.replace("http", "ws", 1)
         token = await self.api.host_token(host_id)
-        host = Host(
-            f"gateway {host_id}",
-            ["gateway", "--print-ready"],
-            home,
-            self.root / f"{host_id}.log",
-            {
-                "GATEWAY_SERVER_URL": url or self.url.replace("http", "ws", 1),
-                "GATEWAY_HOST_ID": host_id,
-                "GATEWAY_HOST_NAME": host_id,
-                "GATEWAY_AUTH_TOKEN": token,
-                "GATEWAY_MAX_CONCURRENT": str(slots),
-                "GATEWAY_CWD": str(work),
-                "GATEWAY_ONLY_AGENTS": "fake,talk",
-                **env,
-            },
-            host_id=host_id,
-            token=token,
-            work=work,
-        )
-        furnish(host, self.root / "signed")
+        host = host_in(self.root, host_id, url=url, token=token, slots=slots, **env)
         self.hosts[host_id] = host
         if start:
             await host.start()
@@ -343,6 +323,31 @@ def numbered(count: int) -> list[str]:
 def is_whole(ids: Sequence[int]) -> bool:
     """1, 2, 3 ... without a gap and without a repeat."""
     return list(ids) == list(range(1, len(ids) + 1))
+
+
+def host_in(root: Path, host_id: str, *, url: str, token: str, slots: int = 8, **env: str) -> Host:
+    """A gateway that was not started yet; its agents sign `root/signed`."""
+    home, work = root / host_id, root / f"work-{host_id}"
+    host = Host(
+        f"gateway {host_id}",
+        ["gateway", "--print-ready"],
+        home,
+        root / f"{host_id}.log",
+        {
+            "GATEWAY_SERVER_URL": url,
+            "GATEWAY_HOST_ID": host_id,
+            "GATEWAY_HOST_NAME": host_id,
+            "GATEWAY_AUTH_TOKEN": token,
+            "GATEWAY_MAX_CONCURRENT": str(slots),
+            "GATEWAY_CWD": str(work),
+            "GATEWAY_ONLY_AGENTS": "fake,talk",
+            **env,
+        },
+        host_id=host_id,
+        work=work,
+    )
+    furnish(host, root / "signed")
+    return host
 
 
 def furnish(host: Host, signed: Path) -> None:

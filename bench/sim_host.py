@@ -39,6 +39,10 @@ from shared_types.tasks import TaskRequest, TaskResult
 DONE = TaskResult(success=True, exit_code=0, duration=0)
 
 
+def boot_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 class Host:
     def __init__(self, host_id: str, group: asyncio.TaskGroup) -> None:
         self.host_id = host_id
@@ -75,7 +79,7 @@ class Host:
                 self.registered.set_result(answer)
 
     def beat(self) -> None:
-        self.say(Heartbeat(timestamp=time.time_ns() // 1_000_000))
+        self.say(Heartbeat(timestamp=time.time_ns() // 1_000_000, sent=boot_ms()))
 
     async def relay(self, task: TaskRequest, attempt: int) -> None:
         _, count, per_frame, size = task.prompt.split()
@@ -116,6 +120,7 @@ async def main(url: str, token: str, host_id: str) -> None:
                 boot_id="b",
                 instance="i",
                 agents=(AgentInfo(agent="noop", version="1", auth_ok=True),),
+                sent=boot_ms(),
             )
         )
         answer = await host.registered

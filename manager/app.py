@@ -162,7 +162,7 @@ class Manager:
         )
         self.doors = Doors(self.bus)
         self.notifier = Notifier(os.environ)
-        patience = patience_of(settings)
+        patience, limits = patience_of(settings), limits_of(settings)
 
         def link(wire: Wire, host_id: str) -> HostLink:
             return HostLink(
@@ -173,6 +173,7 @@ class Manager:
                 fleet=self.fleet,
                 clock=self.clock,
                 patience=patience,
+                limits=limits,
             )
 
         self.services = Services(

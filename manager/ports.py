@@ -149,6 +149,7 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     labels: dict[str, str]  # given by the manager, on top of the host's own
     last_assigned_at: int
+    keeps_leases: bool = False  # its agents are ended there when its lease is over: see Record.leased
 
     @property
     def is_connected(self) -> bool:
@@ -277,6 +278,7 @@ class Store(Protocol):
         protocol: int,
         version: str | None,
         boot_id: str | None,
+        keeps_leases: bool = False,
         now: int,
     ) -> HostRow:
         """A new connection: the generation grows by one, and what an older one still says is stale."""
@@ -287,7 +289,9 @@ class Store(Protocol):
         ...
 
     async def host_gone(self, host_id: str, generation: int, now: int) -> list[Taken]:
-        """The connection ended: its tasks are disconnected since now. Changes nothing for an old generation."""
+        """The connection ended: its tasks are disconnected since now, and lost when their leases, which count from
+        its last sign of life, are over. Changes nothing for an old generation.
+        """
         ...
 
     async def hosts(self) -> list[HostRow]: ...

@@ -20,6 +20,7 @@ from msgspec import Meta
 from manager.errors import FleetError
 
 EXIT_CODE: Final = 78  # EX_CONFIG: do not restart, mend the settings
+FASTEST_HEARTBEAT_S: Final = 1.0  # of our gateways, whatever they are asked for
 Seconds = Annotated[float, Meta(gt=0, le=366 * 24 * 3600)]
 
 
@@ -97,14 +98,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host_ttl_s: Annotated[
         Seconds,
         Meta(
-            description="Silence after which a host counts as gone; at least three heartbeats.",
+            description="Silence after which a host counts as gone, and how long its lease lasts; at least three "
+            "heartbeats, and 3 s.",
             extra={"env": "MANAGER_HOST_TTL_S"},
         ),
     ] = 90.0
     host_grace_s: Annotated[
         Seconds,
         Meta(
-            description="How long the agents of a gone host may go on before their tasks are `lost`.",
+            description="How long an agent may go on after the lease of its host is over. Then its host ends it, and a "
+            "little later its task is `lost`.",
             extra={"env": "MANAGER_HOST_GRACE_S"},
         ),
     ] = 900.0
@@ -309,6 +312,11 @@ def _check(settings: Settings, names: Mapping[str, str]) -> None:
             name("host_ttl_s"),
             f"{settings.host_ttl_s:g} s is less than three heartbeats of {settings.heartbeat_s:g} s: one lost packet "
             "would take a host away",
+        )
+    if settings.host_ttl_s < 3 * FASTEST_HEARTBEAT_S:
+        raise BadSettings(
+            name("host_ttl_s"),
+            f"{settings.host_ttl_s:g} s is less than three heartbeats: a host gives one a second at most",
         )
     for origin in settings.origins:
         if not _ORIGIN.match(origin):

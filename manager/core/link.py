@@ -30,6 +30,7 @@ from shared_types.messages import (
     FromManager,
     GatewayConfig,
     Heartbeat,
+    LeaseTerms,
     Register,
     Registered,
     Resume,
@@ -115,6 +116,11 @@ def agreed_dialect(register: Register) -> int:
     return FULL if register.protocol >= FULL else BASE
 
 
+def keeps_leases(register: Register) -> bool:
+    """Whether the keepers of this gateway end their agents by themselves when its lease is over."""
+    return agreed_dialect(register) == FULL and register.sent is not None
+
+
 def objection(spec: Spec, dialect: int) -> str | None:
     """Why a task must not be given to a host of this dialect; None when it may.
 
@@ -154,10 +160,12 @@ class Link:
         is_same_instance: bool,
         heartbeat_interval: int | None = None,
         config: GatewayConfig | None = None,
+        lease: LeaseTerms | None = None,
     ) -> Welcome:
         """Compare what we believe with what the host reports. `records` hold its slots; `is_same_instance`: this
         gateway process is the one that we talked to last, so what it does not name it never began. Nor did another
-        process under the same `boot_id`: what a gateway begins it keeps on disk first.
+        process under the same `boot_id`: what a gateway begins it keeps on disk first. `lease` is for a host that keeps
+        leases: that it is connected is written down by now.
         """
         if self.dialect == BASE:
             return self._welcome_base(records)
@@ -193,7 +201,12 @@ class Link:
                 running.append(record.id)
         resume += [_stop(said) for said in reported.values()]
         registered = Registered(
-            ok=True, protocol=FULL, heartbeat_interval=heartbeat_interval, resume=tuple(resume), config=config
+            ok=True,
+            protocol=FULL,
+            heartbeat_interval=heartbeat_interval,
+            resume=tuple(resume),
+            config=config,
+            lease=lease if keeps_leases(register) else None,
         )
         return Welcome(registered=registered, changes=tuple(changes), say=tuple(say), running=tuple(running))
 
@@ -247,6 +260,7 @@ class Link:
             metadata=spec.metadata or None,
             permission_mode=spec.permission_mode if is_full else PermissionMode.DEFAULT,
             idle_timeout=spec.idle_timeout if is_full else None,
+            grace=record.grace if record.leased else None,
         )
         if not is_full:
             return TaskExecute(task=request)

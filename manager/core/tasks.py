@@ -10,6 +10,7 @@ The overlay `disconnected_since` is no state: the host of a live attempt is out 
 a Change of `reachable=False` and ends with `reachable=True`, or with any report of the host.
 """
 
+import math
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ MOST_NAMED: Final = 10  # hosts in a sentence
 
 # Refusals that pass by themselves: the host is not remembered as one that will not run this task.
 PASSING: Final = frozenset({Reason.NO_FREE_SLOT, Reason.DRAINING, Reason.DISK_FULL, Reason.LEASE_EXPIRED})
+# How far the clocks of a host and of the manager may be apart, of what they measure: each is right to 1/1000, and the
+# manager's may go faster by 1/256, when the time of day was set (runtime/clock.py).
+CLOCKS_DIFFER: Final = 6 / 1000
 _TIMES: Final = frozenset({Reason.RUN_TIMEOUT, Reason.IDLE_TIMEOUT, Reason.START_TIMEOUT})
 
 
@@ -48,7 +52,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lost_after(self) -> int:
-        return self.host_ttl + self.host_grace + self.settle
+        return self.lost_after_of(self.host_grace)
+
+    def lost_after_of(self, grace: int) -> int:
+        """From the last acknowledged sign of life of a host until nothing runs there any more of a task that may go on
+        for `grace` without a lease.
+        """
+        span = self.host_ttl + grace + self.kill_budget
+        return span + max(self.margin, math.ceil(span * CLOCKS_DIFFER))
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -88,6 +99,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     uid: str = ""  # names the current attempt beyond doubt
     boot: str | None = None  # `bootId` of its host at the claim; while it is the same, the host knows what it began
     accepted: bool = False  # `task:start` may have been sent: the attempt may have started; see `doubted`
+    leased: bool = False  # its host keeps leases: the agent is ended there when the host's is over and `grace` with it
+    grace: int = 0  # as its host was told
     heard: int = 0
     reason: str | None = None  # of its end; of the last refusal while it is queued again
     detail: str | None = None
@@ -117,8 +130,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     three are current. A report with `span` (first, last) is taken only if `first` is the next record.
     The manager's own changes have `attempt` None and speak of the task as it stands.
     `events` are bodies of AgentEvents, one line of JSON each.
-    A claim also says `uid`, `boot` of its host, `accept_by`, and `accepted` for a host whose dialect has no
-    acceptance; attempts up to `spent` came to nothing and are not counted again, for a host may know them.
+    One that puts a host out of reach says when that gave its last acknowledged sign of life: `seen_at`.
+    A claim also says `uid`, `boot` of its host, `leased` when that keeps leases, `accept_by`, and `accepted` for a host
+    whose dialect has no acceptance; attempts up to `spent` came to nothing and are not counted again, for a host may
+    know them.
     `kill` on an abort: no grace.
     """
 
@@ -135,9 +150,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     result: TaskResult | None = None
     agent_session_id: str | None = None
     reachable: bool | None = None
+    seen_at: int | None = None
     kill: bool = False
     uid: str = ""
     boot: str | None = None
+    leased: bool = False
     accept_by: int | None = None
     accepted: bool = False
     spent: int = 0
@@ -184,6 +201,11 @@ def new(task_id: str, session_id: str, spec: Spec, *, latest: int) -> Applied:
     return Applied(Verdict.TAKEN, record, (body,), frozenset({0}), True)
 
 
+def grace_of(spec: Spec, limits: Limits) -> int:
+    """How long the agent of this task may go on after the lease of its host, in ms."""
+    return limits.host_grace
+
+
 def requirement(spec: Spec, excluded: tuple[str, ...] = ()) -> Requirement:
     """What a host must be to run it."""
     return Requirement(
@@ -227,7 +249,7 @@ def apply(
     verdict = judge(record, change)
     if verdict is not Verdict.TAKEN:
         return Applied(verdict, record)
-    cause = _meant(record, change.cause)
+    cause = _meant(record, change)
     try:
         state = record.status if cause is None else advance(record.status, cause)
     except IllegalTransition:
@@ -249,6 +271,9 @@ def apply(
         own = frozenset({0})
         shown = True
         fields["updated_at"] = change.now
+    elif reachable is False and record.leased and _lost_at(record, change, limits) > (record.deadline_at or 0):
+        # Out of reach as before, but its lease was prolonged, or may have been: a manager that starts cannot know.
+        fields["deadline_at"] = _lost_at(record, change, limits)
 
     if cause is not None:
         fields |= _consequences(spec, record, change, cause, state, limits)
@@ -268,8 +293,13 @@ def apply(
     return Applied(Verdict.TAKEN, msgspec.structs.replace(record, **fields), events, own, shown)
 
 
-def _meant(record: Record, cause: Cause | None) -> Cause | None:
-    """A run that was stopped because its time was over has timed out, whatever word its host has for that."""
+def _meant(record: Record, change: Change) -> Cause | None:
+    """A run that was stopped because its time was over has timed out, whatever word its host has for that. One that
+    was to be stopped, and that its host ended with its lease, is stopped.
+    """
+    cause = change.cause
+    if record.status is TaskState.STOPPING and cause is Cause.HOST_LOST and change.reason == Reason.LEASE_EXPIRED:
+        cause = Cause.STOPPED
     stopped = (Cause.STOPPED, Cause.FAILED, Cause.REFUSED, Cause.NEVER_STARTED)
     if record.status is TaskState.STOPPING and record.stop_reason in _TIMES and cause in stopped:
         return Cause.TIMED_OUT
@@ -281,7 +311,7 @@ def _consequences(
 ) -> dict[str, Any]:
     """The fields that this cause changes on the way to `state`, the status itself aside."""
     if cause is Cause.CLAIM:
-        return _claimed(record, change, limits)
+        return _claimed(spec, record, change, limits)
     if cause is Cause.RETRY:
         return _NOT_ON_A_HOST | {
             "result": None,
@@ -324,6 +354,8 @@ _NOT_ON_A_HOST: Final[dict[str, Any]] = {
     "uid": "",
     "boot": None,
     "accepted": False,
+    "leased": False,
+    "grace": 0,
     "heard": 0,
     "disconnected_since": None,
     "stop_requested_at": None,
@@ -333,13 +365,15 @@ _NOT_ON_A_HOST: Final[dict[str, Any]] = {
 }
 
 
-def _claimed(record: Record, change: Change, limits: Limits) -> dict[str, Any]:
+def _claimed(spec: Spec, record: Record, change: Change, limits: Limits) -> dict[str, Any]:
     return {
         "host_id": change.host_id,
         "attempt": max(record.attempt, change.spent) + 1,
         "uid": change.uid,
         "boot": change.boot,
         "accepted": change.accepted,
+        "leased": change.leased,
+        "grace": grace_of(spec, limits),
         "heard": 0,
         "reason": None,
         "detail": None,
@@ -414,9 +448,16 @@ def _reached(spec: Spec, record: Record, change: Change, reachable: bool, limits
     """The record with the overlay put on or taken off, and the deadline that belongs to it."""
     now = change.now
     if not reachable:
-        return msgspec.structs.replace(record, disconnected_since=now, deadline_at=now + limits.lost_after)
+        return msgspec.structs.replace(record, disconnected_since=now, deadline_at=_lost_at(record, change, limits))
     until = _due_again(spec, record, now, limits)
     return msgspec.structs.replace(record, disconnected_since=None, deadline_at=until)
+
+
+def _lost_at(record: Record, change: Change, limits: Limits) -> int:
+    """When nothing of it runs any more where its host keeps leases; elsewhere, when we stop hoping."""
+    if record.leased:
+        return (change.now if change.seen_at is None else change.seen_at) + limits.lost_after_of(record.grace)
+    return change.now + limits.lost_after
 
 
 def _due_again(spec: Spec, record: Record, now: int, limits: Limits) -> int:
@@ -471,12 +512,13 @@ def overdue(record: Record, now: int, limits: Limits = DEFAULT_LIMITS) -> Change
     return change(Cause.OVERDUE, Reason.RUN_TIMEOUT, "It ran longer than it may")
 
 
-def host_gone(record: Record, now: int) -> Change:
-    """What it means for a task that the connection of its host ended: an attempt that was not accepted has not
+def host_gone(record: Record, now: int, seen_at: int | None = None) -> Change:
+    """What it means for a task that the connection of its host ended, whose last acknowledged sign of life was at
+    `seen_at` (None: now): an attempt that was not accepted has not
     started (`task:start` was never said) and may go elsewhere at once; any other may go on out of our sight.
     """
     if record.accepted:
-        return Change(task_id=record.id, now=now, host_id=record.host_id, reachable=False)
+        return Change(task_id=record.id, now=now, host_id=record.host_id, reachable=False, seen_at=seen_at)
     detail = f"Host {record.host_id} went away before it was ready"
     return Change(task_id=record.id, now=now, host_id=record.host_id, cause=Cause.NEVER_STARTED, detail=detail)
 

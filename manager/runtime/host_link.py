@@ -22,9 +22,9 @@ import msgspec
 import structlog
 
 from manager.core.lifecycle import Cause
-from manager.core.link import BASE, FULL, Link, Welcome, agreed_dialect
+from manager.core.link import BASE, FULL, Link, Welcome, agreed_dialect, keeps_leases
 from manager.core.registry import Member, member
-from manager.core.tasks import Change, Record
+from manager.core.tasks import DEFAULT_LIMITS, Change, Limits, Record
 from manager.errors import StoreUnavailable
 from manager.ports import Announcements, Claim, Clock, HostRow, Store, StoredInput
 from manager.runtime.errand import Errand
@@ -41,6 +41,7 @@ from shared_types.messages import (
     FromManager,
     GatewayConfig,
     Heartbeat,
+    LeaseTerms,
     Ping,
     Register,
     Registered,
@@ -124,6 +125,7 @@ class HostLink:
         "_is_hung_up",
         "_is_quiet",
         "_is_released",
+        "_lease",
         "_news",
         "_out",
         "_patience",
@@ -151,6 +153,7 @@ class HostLink:
         fleet: Fleet,
         clock: Clock,
         patience: Patience = DEFAULT_PATIENCE,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.host_id = host_id
         self.vitals: Vitals | None = None
@@ -161,6 +164,7 @@ class HostLink:
         self._fleet = fleet
         self._clock = clock
         self._patience = patience
+        self._lease = LeaseTerms(ttl=limits.host_ttl, kill_budget=limits.kill_budget)
         self._writing = Errand(self._write)
         self._out = Outbound(self._writing.wake)
         self._talk = Link(host_id, 0, BASE)
@@ -296,6 +300,7 @@ class HostLink:
                 protocol=agreed_dialect(register),
                 version=register.version,
                 boot_id=register.boot_id,
+                keeps_leases=keeps_leases(register),
                 now=self._clock.now(),
             )
         finally:
@@ -324,6 +329,7 @@ class HostLink:
             now,
             is_same_instance=self._fleet.is_same_instance(self.host_id, register.instance),
             heartbeat_interval=self._patience.heartbeat_interval_ms,
+            lease=self._lease,
         )
         self._say(welcome.registered)
         for message in welcome.say:
@@ -494,7 +500,7 @@ class HostLink:
             self._config = beat.config
             self._fleet.update(self, self._member())
             self._recorder.host_changed()
-        self._recorder.beat()
+        self._recorder.beat(beat.sent)
 
     def _malformed(self, error: Malformed) -> None:
         log.warning("host sent what is no message", host=self.host_id, error=str(error)[:500])

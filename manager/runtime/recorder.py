@@ -4,7 +4,8 @@ The reader puts changes here and never waits for a commit, only for room. Order 
 commit it is tried again until it can, and meanwhile nothing that came later overtakes it: a host of the base dialect
 says everything once. It does not know sockets: what is to be said goes into Outbound, and `end` ends the connection.
 
-Invariant: nothing is announced or confirmed before its commit, and nothing is started before the commit of its claim.
+Invariant: nothing is announced or confirmed before its commit, a sign of life too, and nothing is started before the
+commit of its claim.
 Its loops are Errands: they run while there is something to write down. That a host is ready goes a way of its own, so
 that it waits for the claim alone.
 Cancelling waits for the answer of the store, and leaves what was not committed in `left`.
@@ -24,14 +25,17 @@ from manager.ports import Announcements, Clock, Standing, Store, Taken, Verdict
 from manager.runtime.errand import Errand
 from manager.runtime.outbound import Outbound
 from shared_types.api import InputState
+from shared_types.messages import HeartbeatAck
 
 MAX_WAITING: Final = 4_096  # changes
 MAX_WAITING_BYTES: Final = 8 * 1024 * 1024
 BATCH: Final = 1_024  # changes in one commit
 SEEN_EVERY_S: Final = 5.0  # a sign of life is written down at most so often
+ACKED_EVERY_S: Final = 0.5  # and one that prolongs a lease, which a host is asked for at its own pace
 FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 2.0
 TAKEN_OVER: Final = "a newer connection of this host took over"
+UNREAD: Final = "the host does not read what it is told"
 
 REVOKED: Final = "REVOKED: this host's token is revoked"
 
@@ -43,6 +47,7 @@ class Recorder:
         "_accepted",
         "_announcer",
         "_beat",
+        "_beat_sent",
         "_bytes",
         "_changed",
         "_changes",
@@ -90,6 +95,7 @@ class Recorder:
         self._taking: list[Change] = []  # being committed
         self._bytes = 0
         self._beat = False
+        self._beat_sent: int | None = None
         self._is_other = False
         self._seen_at = clock.monotonic()
         self._room: anyio.Event | None = None
@@ -108,10 +114,12 @@ class Recorder:
         self._bytes += size
         self.errand.wake()
 
-    def beat(self) -> None:
-        """The host gave a sign of life."""
-        if self._clock.monotonic() - self._seen_at >= SEEN_EVERY_S:
+    def beat(self, sent: int | None = None) -> None:
+        """The host gave a sign of life. `sent`: it wants to hear that this one is written down."""
+        passed = self._clock.monotonic() - self._seen_at
+        if passed >= (SEEN_EVERY_S if sent is None else ACKED_EVERY_S):
             self._beat = True
+            self._beat_sent = sent
             self.errand.wake()
 
     def host_changed(self) -> None:
@@ -145,11 +153,12 @@ class Recorder:
     # what it does
 
     async def _work(self) -> None:
-        while self._changes:
-            await self._commit(self._take())
-        if self._beat:
-            self._beat = False
-            await self._write_down_beat()
+        while self._changes or self._beat:
+            if self._beat:  # first, and again and again: a flood of events must not take a host's lease away
+                self._beat = False
+                await self._write_down_beat()
+            if self._changes:
+                await self._commit(self._take())
         if self._is_other:
             self._is_other = False
             await self._announce_host()
@@ -195,7 +204,7 @@ class Recorder:
         settled = self._talk.settle(batch, taken)
         for message in settled.say:
             if not self._out.say(message):
-                self._end(4429, "the host does not read what it is told")
+                self._end(4429, UNREAD)
         return settled
 
     async def _until_taken(
@@ -230,6 +239,7 @@ class Recorder:
 
     async def _write_down_beat(self) -> None:
         self._seen_at = self._clock.monotonic()
+        sent, self._beat_sent = self._beat_sent, None
         try:
             standing = await self._store.host_seen(self._talk.host_id, self._talk.generation, self._clock.now())
         except StoreUnavailable as error:
@@ -239,6 +249,8 @@ class Recorder:
             self._end(4401, REVOKED)
         elif standing is Standing.SUPERSEDED:
             self._end(4409, TAKEN_OVER)
+        elif sent is not None and not self._out.say(HeartbeatAck(sent=sent)):
+            self._end(4429, UNREAD)
 
     async def _announce_host(self) -> None:
         try:

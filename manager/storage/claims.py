@@ -111,6 +111,7 @@ def _assign(ledger: Ledger, chosen: Assignment, accept_by: int, now: int) -> Cla
         host_id=chosen.host_id,
         uid=ledger.chance.draw().hex(),
         boot=host.boot_id if host.protocol >= 2 else None,  # the base dialect names nothing when it comes back
+        leased=host.keeps_leases,
         accept_by=accept_by,
         spent=ledger.spent_attempts(chosen.task_id),
         accepted=host.protocol < 2,  # the base dialect has no word for it: told is started

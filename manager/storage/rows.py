@@ -77,7 +77,7 @@ def _statement(insert: str, columns: int, rows: int, otherwise: str) -> str:
 
 HOST_COLUMNS: Final = (
     "id, labels, capabilities, agents, generation, protocol, version, boot_id, last_seen_at, connected_at,"
-    " disconnected_at, draining, last_assigned_at"
+    " disconnected_at, draining, last_assigned_at, keeps_leases"
 )
 
 
@@ -103,6 +103,7 @@ def decode_host(row: Sequence[Any]) -> HostRow:
         disconnected_at=row[10],
         draining=bool(row[11]),
         last_assigned_at=row[12],
+        keeps_leases=bool(row[13]),
     )
 
 

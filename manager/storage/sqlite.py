@@ -287,10 +287,13 @@ class SqliteStore:
         protocol: int,
         version: str | None,
         boot_id: str | None,
+        keeps_leases: bool = False,
         now: int,
     ) -> HostRow:
         return await self._writer.decide(
-            lambda ledger: hosts.connected(ledger, host_id, capabilities, agents, protocol, version, boot_id, now)
+            lambda ledger: hosts.connected(
+                ledger, host_id, capabilities, agents, protocol, version, boot_id, now, keeps_leases
+            )
         )
 
     async def host_seen(self, host_id: str, generation: int, now: int) -> Standing:
@@ -444,7 +447,7 @@ def _nobody_is_connected(db: sqlite3.Connection, ledger: Ledger, now: int) -> No
     """A manager starts: whoever was connected to the one before is not connected to this one."""
     for host in list(ledger.hosts.values()):
         kept = ledger.bring(look_up(db, ledger.lacks(ledger.on_host(host.host_id))))
-        hosts.gone(ledger, host.host_id, host.generation, now)
+        hosts.not_back(ledger, host.host_id, now)
         entries, _ = ledger.close()
         entries.write(db)
         ledger.settled(0)  # with the transaction of all this

@@ -95,10 +95,17 @@ def can(*agents: str, labels: Mapping[str, str] | None = None, slots: int = 4) -
 
 
 async def connect(
-    store: Store, host_id: str = "h1", *agents: str, protocol: int = 2, now: int = T0, **more: Any
+    store: Store,
+    host_id: str = "h1",
+    *agents: str,
+    protocol: int = 2,
+    leases: bool = False,
+    now: int = T0,
+    **more: Any,
 ) -> HostRow:
+    said = can(*agents, **more)
     return await store.host_connected(
-        host_id, can(*agents, **more), (), protocol=protocol, version="1", boot_id="b", now=now
+        host_id, said, (), protocol=protocol, version="1", boot_id="b", keeps_leases=leases, now=now
     )
 
 

@@ -28,6 +28,7 @@ from shared_types.messages import (
     FromGateway,
     FromManager,
     Heartbeat,
+    HeartbeatAck,
     Ping,
     Register,
     Registered,
@@ -320,6 +321,8 @@ class FakeHost:
         self.started: list[tuple[str, int]] = []  # (task, attempt) that was spawned, had this been a real host
         self.inputs: list[tuple[str, str]] = []
         self.welcomes: list[Registered] = []
+        self.sent = 0  # its CLOCK_BOOTTIME, were it a machine
+        self.acknowledged = 0  # the newest of what it said that the manager has written down
         self.online = anyio.Event()
         self._event = msgspec.Raw(
             b'{"type":"message","timestamp":%d,"content":"%b"}' % (NOW, b"x" * max(1, event_bytes - 55))
@@ -345,7 +348,12 @@ class FakeHost:
         finally:
             self.online = anyio.Event()
 
+    def beat(self) -> Heartbeat:
+        self.sent += 1
+        return Heartbeat(timestamp=NOW, sent=self.sent)
+
     def greeting(self) -> Register:
+        self.sent += 1
         return Register(
             host_id=self.host_id,
             capabilities=self.capabilities,
@@ -355,6 +363,7 @@ class FakeHost:
             instance=self.instance,
             agents=self.found,
             config=self.config,
+            sent=self.sent,
             running=tuple(
                 RunningAttempt(
                     task_id=task_id,
@@ -390,7 +399,10 @@ class FakeHost:
             case TaskInput(task_id=task_id, content=content, input_id=input_id):
                 return self._input(task_id, content, input_id)
             case Ping():
-                return [Heartbeat(timestamp=NOW)]
+                return [self.beat()]
+            case HeartbeatAck(sent=sent):
+                self.acknowledged = sent
+                return []
             case Registered():
                 return self._registered(message)
         return []

@@ -1,7 +1,7 @@
 """./dev bench [--rounds N] [--short] [NAME ...]: measure, print, and append to bench/RESULTS.md.
 
-NAME is of: noop relay memory claim (all, when none is given). `--short` proves that the bench runs, with tiny counts;
-it says nothing about speed and writes nothing.
+NAME is of: noop relay memory claim keeper (all, when none is given). `--short` proves that the bench runs, with tiny
+counts; it says nothing about speed and writes nothing.
 """
 
 import argparse
@@ -34,10 +34,35 @@ class Size:
     gateways: int
     claims: int
     queued: int
+    starts: int
+    agents: int
+    flood_mib: int
 
 
-FULL = Size(rounds=7, tasks=3000, single_tasks=300, events=200_000, gateways=2000, claims=300, queued=100_000)
-SHORT = Size(rounds=1, tasks=40, single_tasks=5, events=500, gateways=10, claims=5, queued=200)
+FULL = Size(
+    rounds=7,
+    tasks=3000,
+    single_tasks=300,
+    events=200_000,
+    gateways=2000,
+    claims=300,
+    queued=100_000,
+    starts=30,
+    agents=50,
+    flood_mib=60,
+)
+SHORT = Size(
+    rounds=1,
+    tasks=40,
+    single_tasks=5,
+    events=500,
+    gateways=10,
+    claims=5,
+    queued=200,
+    starts=2,
+    agents=3,
+    flood_mib=1,
+)
 
 
 def machine() -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from bench.keepers import keeper
 from bench.neighbours import celery_worker, free_port, redis_server
 from bench.rounds import Measured, Side, interleave
 from e2e.harness import Manager, Program, start, start_manager
@@ -244,4 +245,5 @@ ALL: Final[dict[str, Callable[[Path, Any], Awaitable[list[Measured]]]]] = {
     "relay": relay,
     "memory": memory,
     "claim": claim,
+    "keeper": keeper,
 }

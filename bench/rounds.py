@@ -24,7 +24,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Measured:
-    """One thing measured, ours against a neighbour's. `target` is the ratio ours/theirs to reach; None: no promise."""
+    """One thing measured, ours against a neighbour's. `target` is the ratio ours/theirs to reach; None: no promise.
+    `limit` is what ours may not pass, in its unit.
+    """
 
     title: str
     unit: str
@@ -32,6 +34,7 @@ class Measured:
     theirs: tuple[Side, ...]
     target: float | None
     bigger_is_better: bool = True
+    limit: float | None = None
     note: str = ""
 
     @property
@@ -46,6 +49,8 @@ class Measured:
 
     @property
     def reached(self) -> bool:
+        if self.limit is not None and self.ours.median > self.limit:
+            return False
         if self.target is None:
             return True
         return self.ratio >= self.target if self.bigger_is_better else self.ratio <= self.target
@@ -53,9 +58,10 @@ class Measured:
     def row(self) -> str:
         sides = "; ".join(f"{s.name} {s.median:,.4g} (±{s.spread / 2:.0%})" for s in (self.ours, *self.theirs))
         sign = "≥" if self.bigger_is_better else "≤"
-        promise = ["", ""]
-        if self.target is not None:
-            promise = [f"{sign} {self.target:g}", "reached" if self.reached else "**missed**"]
+        promises = [f"{sign} {self.target:g}"] if self.target is not None else []
+        if self.limit is not None:
+            promises.append(f"≤ {self.limit:,.4g} {self.unit.partition(',')[0]}")
+        promise = [", ".join(promises), ("reached" if self.reached else "**missed**") if promises else ""]
         cells = [self.title, self.unit, sides, f"{self.ratio:.2f}", *promise, self.note]
         return f"| {' | '.join(cells)} |"
 

@@ -58,5 +58,14 @@ def test_the_ratio_is_ours_to_the_best_of_theirs(ours, theirs, bigger, target, r
     assert ("reached" if reached else "missed") in measured.row()
 
 
+@pytest.mark.parametrize(("limit", "said"), [(10, "reached"), (9.9, "missed")])
+def test_a_limit_is_not_to_be_passed_whatever_others_need(limit, said):
+    measured = Measured("m", "ms, median", Side("a", (10.0,)), (Side("b", (99.0,)),), None, False, limit)
+
+    assert measured.reached == (said == "reached")
+    assert f"| ≤ {limit:g} ms |" in measured.row()
+    assert said in measured.row()
+
+
 def test_results_say_on_which_machine():
     assert "redis-server" in machine()

@@ -186,6 +186,8 @@ class CannotStart(Exception):
 
 def percent(text: bytes, safe: bytes) -> bytes:
     plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~" + safe
+    if not text.translate(None, plain):
+        return text
     return b"".join(bytes([byte]) if byte in plain else b"%%%02X" % byte for byte in text)
 
 
@@ -223,11 +225,13 @@ class Masks:
                 forms |= forms_of(text)
         self.forms = sorted(forms, key=len, reverse=True)  # the longest that is there is meant
         self.longest = max(map(len, forms), default=0)
-        self.anywhere = re.compile(b"(?=(%s))" % b"|".join(map(re.escape, self.forms)))
+        self.anywhere: re.Pattern[bytes] | None = None  # made when one was found: it costs a start most of a ms
 
     def spans(self, text: bytes) -> list[tuple[int, int]]:
         """Where they are, from the left; those that overlap are one."""
         spans: list[tuple[int, int]] = []
+        if self.anywhere is None:
+            self.anywhere = re.compile(b"(?=(%s))" % b"|".join(map(re.escape, self.forms)))
         for found in self.anywhere.finditer(text):
             start, end = found.span(1)
             if spans and start < spans[-1][1]:
@@ -1569,24 +1573,20 @@ def cannot_keep(error: OSError) -> CannotStart:
     return CannotStart("disk_full" if full else "spawn_failed", f"the attempt's directory: {error.strerror}")
 
 
-def claim(directory: int, spec: Spec) -> bool:
+def who() -> dict[str, object]:
+    """This process, for ever: no other has or will have all three."""
+    with open("/proc/sys/kernel/random/boot_id") as boot:
+        return {"pid": os.getpid(), "startTime": start_time("self"), "bootId": boot.read(36)}
+
+
+def claim(directory: int, spec: Spec, me: dict[str, object]) -> bool:
     """An attempt starts at most once, ever: also when the keeper that did it is long gone."""
     try:
         fd = os.open("state.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
     except FileExistsError:
         return False
-    with open("/proc/sys/kernel/random/boot_id") as boot:
-        boot_id = boot.read(36)
-    state = {
-        "v": VERSION,
-        "uid": spec.uid,
-        "pid": os.getpid(),
-        "startTime": start_time("self"),
-        "bootId": boot_id,
-        "cgroup": spec.cgroup,
-    }
     try:
-        os.write(fd, json.dumps(state).encode())
+        os.write(fd, json.dumps({"v": VERSION, "uid": spec.uid, **me, "cgroup": spec.cgroup}).encode())
     except OSError as error:
         raise cannot_keep(error) from error
     finally:
@@ -1594,9 +1594,8 @@ def claim(directory: int, spec: Spec) -> bool:
     return True
 
 
-def prepare(spec: Spec, directory: int, umask: int) -> tuple[Keeper, Child]:
+def prepare(spec: Spec, directory: int, umask: int, libc: Libc) -> tuple[Keeper, Child]:
     """All that must be there before the agent runs, and then the agent. Raises CannotStart, written down."""
-    libc = Libc()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         masks = Masks(spec.secrets)
@@ -1628,6 +1627,7 @@ def keep(report: int, umask: int) -> None:
             complain("nobody heard of the start")
         os.close(report)
 
+    libc, me = Libc(), who()  # while we wait for a spec nobody waits for us
     with open(0, "rb", closefd=False) as stdin:
         raw = stdin.read()
     try:
@@ -1645,14 +1645,14 @@ def keep(report: int, umask: int) -> None:
         tell(BUSY)
         return
     try:
-        if not claim(directory, spec):
+        if not claim(directory, spec, me):
             tell(SPENT)
             return
-        keeper, child = prepare(spec, directory, umask)
+        keeper, child = prepare(spec, directory, umask, libc)
     except CannotStart as refusal:
         tell(NOT_SPAWNED, reason=refusal.reason, detail=refusal.detail)
         return
-    tell(STARTED, pid=os.getpid(), startTime=start_time("self"), child=child.pid)
+    tell(STARTED, pid=me["pid"], startTime=me["startTime"], child=child.pid)
     keeper.run()
 
 

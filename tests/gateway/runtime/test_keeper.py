@@ -940,8 +940,8 @@ def answer(self, peer, asked, answer_of_today=Keeper.answer):
     said = answer_of_today(self, peer, asked)
     return {name: said[name] for name in said if name in ("ok", "v", "pid", "startTime", "lastSeq", "error")}
 
-def claim(directory, spec, claim_of_today=claim):
-    is_first = claim_of_today(directory, spec)
+def claim(directory, spec, me, claim_of_today=claim):
+    is_first = claim_of_today(directory, spec, me)
     with open(spec.directory + "/state.json", "r+") as file:
         said = json.load(file)
         file.seek(0)

@@ -380,6 +380,7 @@ class Crew:
             model=task.model,
             mode=task.permission_mode,
             version=found.version,
+            boot_id=self._identity.boot_id,
             grace=task.grace,
         )
         return Prepared(this, kind, task_env, self._timeout_ms(task), task.idle_timeout, self._clock.monotonic())
@@ -417,6 +418,7 @@ class Crew:
             nudge=self._nudge,
             clock=self._clock,
             boot_id=self._identity.boot_id,
+            begun_in=this.boot_id,
             is_of_base=this.attempt is None,
             is_adopted=is_adopted,
         )
@@ -526,7 +528,8 @@ class Crew:
                 self._memory.lost()  # it may have run, and is not named
             self._spawn_soon(uid, self._end_stranger, uid)
             return
-        is_spawned = not attempt.void(path)
+        # A power cut may have taken every trace of a start: the keeper does not wait for the disk.
+        is_spawned = not attempt.void(path) or this.boot_id != self._identity.boot_id
         self._link.adopt(uid, this.task_id, this.attempt, said=kept.said(path), is_spawned=is_spawned, grace=this.grace)
         _log.info("attempt.adopted", uid=uid, task=this.task_id, agent=this.agent, is_spawned=is_spawned)
         if is_spawned:

@@ -30,6 +30,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     model: str | None = None
     mode: PermissionMode = PermissionMode.DEFAULT
     version: str | None = None
+    boot_id: str | None = None  # of the machine when this was written, which is before the attempt is started
     grace: int | None = None  # ms after the host's lease; None: for ever
 
 

@@ -67,6 +67,7 @@ class Runner:
         nudge: Callable[[], None],
         clock: Clock,
         boot_id: str | None = None,
+        begun_in: str | None = None,
         is_of_base: bool = False,
         is_adopted: bool = False,
     ) -> None:
@@ -80,6 +81,7 @@ class Runner:
         self._nudge = nudge
         self._clock = clock
         self._boot_id = boot_id
+        self._begun_in = begun_in  # the boot in which the attempt was made ready
         self._make_driver = make_driver
         self._driver = make_driver()
         self._heard = 0  # the last record that was minded
@@ -222,7 +224,8 @@ class Runner:
 
     def _is_of_this_boot(self, spool: Spool) -> bool:
         state = attempt.state(spool.path)
-        return state is None or self._boot_id is None or state.boot_id == self._boot_id
+        known = self._begun_in if state is None else state.boot_id
+        return known is None or self._boot_id is None or known == self._boot_id
 
     async def _mind_one(self, record: Record) -> None:
         events = self._hear(self._driver, record)

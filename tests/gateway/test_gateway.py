@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from gateway.agents.command import CommandDriver
 from gateway.agents.fold import MAX_SAYS
 from gateway.runtime import attempt as attempts
+from gateway.runtime import kept
 from shared_types.messages import (
     ConfigUpdate,
     GatewayConfig,
@@ -611,6 +613,25 @@ async def test_what_was_laid_out_and_never_begun_is_given_back(manager, start, h
         await until(lambda: attempts.found(home) == [])
 
     assert attempt.refused.reason == "draining"
+
+
+async def test_what_was_laid_out_before_a_power_cut_may_have_run_though_no_trace_of_it_is_left(manager, start, home):
+    manager.confirms = False
+    async with start():
+        attempt = await manager.offer("t1", prompt="say x")
+        await manager.wait_end("t1")
+    directory = home / "attempts" / attempt.uid
+    for name in ("state.json", "journal", "exit.json", "lock"):
+        (directory / name).unlink()
+    this = kept.read(directory)
+    assert this.boot_id
+    kept.write(directory, msgspec.structs.replace(this, boot_id="another-boot"))
+    attempt.end, attempt.inbox.heard = None, 0
+
+    async with start():
+        end = await manager.wait_end("t1")
+
+    assert (end.reason, attempt.refused) == ("host_restarted", None)
 
 
 async def test_an_attempt_whose_agent_is_declared_no_more_is_ended(manager, start, home):

@@ -73,7 +73,7 @@ T = TypeVar("T")
 Job = Callable[[], Coroutine[Any, Any, None]]
 
 AGENT: Final = "opencode"  # a name that every manager knows; what runs under it is a declared program
-LIMITS: Final = Limits(start=30_000, longest_run=200_000, stop_give_up=90_000, host_ttl=30_000, host_grace=30_000)
+LIMITS: Final = Limits(start=30_000, longest_run=300_000, stop_give_up=90_000, host_ttl=20_000, host_grace=20_000)
 HEARTBEAT_S: Final = 5.0
 EXPECTED: Final = frozenset({"attempt.unclear"})  # told with a traceback, and no fault of ours
 
@@ -221,7 +221,7 @@ class Database(sqlite3.Connection):
     """The file and every connection to it. It outlives its managers; `is_full`: nothing can be committed."""
 
     is_full = False
-    commits = 0
+    committed: Callable[[], None] = staticmethod(lambda: None)
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         if sql == "COMMIT":
@@ -229,7 +229,9 @@ class Database(sqlite3.Connection):
                 error = sqlite3.OperationalError("database or disk is full")
                 error.sqlite_errorcode = sqlite3.SQLITE_FULL
                 raise error
-            self.commits += 1
+            done = super().execute(sql)
+            self.committed()
+            return done
         return super().execute(sql, *parameters)
 
     def close(self) -> None:

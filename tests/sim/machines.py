@@ -209,7 +209,7 @@ class Script:
 
     def __init__(self, random: Random) -> None:
         count = random.choice((1, 3, 6, 12, 25))
-        total = random.choice((0.5, 3.0, 12.0, 40.0))
+        total = random.choice((0.5, 3.0, 12.0, 40.0, 90.0))
         self.lines = [(random.expovariate(count / total), self._line(random, no)) for no in range(count)]
         self.last_pause = random.uniform(0.0, 2.0)
         self.code = 0 if random.random() < 0.85 else random.choice((1, 75))
@@ -236,6 +236,7 @@ class Truth:
         self.has_finished = False  # by itself, with all its output
         self.records: list[Record] = []  # all that were ever journalled, also those that a power cut took
         self.inputs: list[str] = []
+        self.code: int | None = None
         self.is_cut = False  # its host lost power, and perhaps some of the journal
 
 
@@ -341,6 +342,7 @@ class Keeper:
     def _finish_work(self) -> None:
         if self.is_here and self.truth.is_running:
             self.truth.has_finished = True
+            self.truth.code = self._script.code
             self._exits(self._script.code, None)
 
     def _exits(self, code: int | None, signal: int | None) -> None:

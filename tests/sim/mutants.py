@@ -122,7 +122,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         "an attempt that may run is given to another host when its own goes away",
-        (Edit("manager.core.tasks:host_gone", "if record.accepted:", "if False:"),),
+        (
+            Edit("manager.core.tasks:host_gone", "if record.accepted:", "if False:"),
+            Edit(
+                "manager.core.tasks:judge",
+                "if change.cause is Cause.NEVER_STARTED and change.attempt is None and record.accepted:",
+                "if False:",
+            ),
+        ),
     ),
     Mutant(
         "a host that comes back without an attempt is taken for one that never started it",
@@ -156,9 +163,9 @@ MUTANTS: Final = (
         "a task is answered 201 before it is durable",
         (
             Edit(
-                "manager.storage.writer:Writer._put",
-                "        self._call()\n",
-                "        self._call()\n        _answer(operation)\n",
+                "manager.storage.writer:Writer._decide",
+                "    return self._put(operation)\n",
+                "    _answer(operation)\n    return self._put(operation)\n",
             ),
         ),
     ),

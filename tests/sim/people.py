@@ -104,7 +104,7 @@ class Author:
         return TaskCreate(
             prompt=f"task {self.no}",
             agent_type=AGENT,
-            timeout=random.choice((None, None, 3_000, 20_000)),
+            timeout=random.choice((None, None, None, None, 3_000, 60_000)),
             queue_ttl=random.choice((25_000, 150_000, 300_000)),
             priority=random.randint(0, 9),
         )

@@ -1,7 +1,8 @@
 """One run: some hosts, some people, some faults, and everything that must hold. All of it follows from the seed."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -12,6 +13,9 @@ from gateway.core.line import Line
 from gateway.runtime import attempt as real_attempt
 from gateway.runtime import keeper as keeper_module
 from gateway.runtime.kept import Kept
+from manager.core.lifecycle import ON_A_HOST
+from manager.core.tasks import Record
+from shared_types.tasks import Reason, TaskState
 from tests.sim import checks, house
 from tests.sim.house import ATTEMPTS, KEPT, Gateway, Manager, new_database
 from tests.sim.kernel import Kernel, Machine, Process
@@ -25,6 +29,9 @@ SETTLED_S: Final = 600.0  # after the faults: every task has ended
 CLEAN_S: Final = 700.0  # after that: every host has forgotten what is over
 RATE: Final = 0.02  # how wrong clocks go
 LOOK_EVERY_S: Final = 5.0
+# Moments at which a fault may be aimed: words of the manager, and what happens on a host or on the store's disk.
+SAID: Final = ("task:execute", "task:start", "task:abort", "task:input", "task:ack", "registered")
+MOMENTS: Final = (*SAID, "spawns", "ends", "commits")
 
 
 class Host:
@@ -43,6 +50,7 @@ class Host:
         self.path = Path(world.kernel, name, Random(f"{world.seed}:{name}:net"), world.trace)
         self.gateway: Gateway | None = None
         self.is_down = False
+        self.killed_keepers = 0
 
     def start(self) -> None:
         if self.gateway is None and not self.is_down:
@@ -69,6 +77,7 @@ class Host:
     def kill_keeper(self) -> None:
         kept = [path.keeper for path in self.disk.directories.values() if path.keeper is not None]
         if kept:
+            self.killed_keepers += 1
             self.random.choice(kept).die("its keeper was killed")
 
     def reboot(self) -> None:
@@ -83,6 +92,10 @@ class Host:
             path.lose_power(self.random, self.world.kernel.now)
             if (truth := self.world.truths.get(path.name)) is not None:
                 truth.is_cut = True
+        if self.random.random() < 0.2:
+            self.world.trace(self.name, "gets a new disk")
+            self.disk.directories.clear()
+            self.disk.files.clear()
         if self.gateway is not None:
             self.gateway.process.kill()
         self.machine.thaw()
@@ -127,6 +140,15 @@ class Host:
         return [truth for truth in self.world.truths.values() if truth.host == self.name and truth.is_running]
 
 
+@dataclass(slots=True)
+class Aim:
+    """A fault at the moment when this happens for the `left`th time."""
+
+    moment: str
+    left: int
+    fault: "Callable[[Host], object]"
+
+
 class World:
     def __init__(self, seed: int, *, verbose: bool = False) -> None:
         self.seed = seed
@@ -146,7 +168,10 @@ class World:
         self.hosts = {name: Host(self, name) for name in ("a", "b", "c")[:HOSTS]}
         self.people = Lines(self.kernel, Random(f"{seed}:people"), self.report)
         self.connections = 0
-        self.calm_at = self.random.uniform(20.0, 110.0)
+        self.calm_at = self.random.uniform(20.0, 150.0)
+        self.aims: list[Aim] = []
+        self._orphans: dict[str, int] = {}  # attempts that their host does not know: looks in a row
+        self.db.committed = lambda: self.happened("commits", self.random.choice(list(self.hosts.values())))
         self.authors = [
             Author(self.kernel, self.people, no, Random(f"{seed}:author{no}"), self.report) for no in range(TASKS)
         ]
@@ -226,6 +251,9 @@ class World:
 
         def notice(data: bytes) -> None:
             self.trace("manager", f"to {name} on {connection.no}: {data[:200]!r}")
+            for kind in SAID:
+                if data.startswith(b'{"type":"%b"' % kind.encode()):
+                    self.happened(kind, host)
 
         manager.do(lambda: manager.serve(connection.server, notice))
         return connection.client
@@ -280,8 +308,10 @@ class World:
         if earlier:
             self.report(f"{truth.task_id} was started again as {truth.attempt}, after {[t.attempt for t in earlier]}")
         self.look_for_doubles(f"when {truth.task_id}/{truth.attempt} was spawned")
+        self.happened("spawns", host)
 
     def ended(self, keeper: Keeper, why: str) -> None:
+        self.happened("ends", self.hosts[keeper.truth.host])
         self.trace(keeper.truth.host, f"ENDS {keeper.truth.task_id}/{keeper.truth.attempt}: {why}")
 
     def look_for_doubles(self, when: str) -> None:
@@ -292,6 +322,15 @@ class World:
                 other = running.setdefault(truth.task_id, truth)
                 if other is not truth:
                     self.report(f"{truth.task_id} runs as {other.attempt} and as {truth.attempt} {when}")
+
+    def happened(self, moment: str, host: Host) -> None:
+        if self.is_calm:
+            return
+        for aim in self.aims:
+            if aim.moment == moment:
+                aim.left -= 1
+                if aim.left == 0:
+                    self.kernel.after(self.random.choice((0.0, 0.001, 0.01, 0.05)), partial(aim.fault, host))
 
     # --- its course -------------------------------------------------------------------------------------
 
@@ -319,12 +358,25 @@ class World:
             seconds = min(random.choice((2.0, 8.0, 35.0, 70.0, 140.0)) * random.uniform(0.5, 1.0), self.calm_at - at)
             fault, host = random.choice(chosen), random.choice(hosts)
             self.kernel.after(at, partial(fault, host, seconds))
+        for _ in range(random.choice((0, 1, 2, 4))):
+            seconds = random.choice((2.0, 20.0, 70.0)) * random.uniform(0.5, 1.0)
+            fault = random.choice(kinds)
+            self.aims.append(Aim(random.choice(MOMENTS), random.randint(1, 12), partial(self._aimed, fault, seconds)))
         if random.random() < 0.3:
             for host in hosts:
                 host.path.doubles = 0.1
         for author in self.authors:
             early = random.random() < 0.7
             self.kernel.after(random.uniform(0.0, 5.0 if early else self.calm_at), author.submit)
+
+    def _aimed(self, fault: "Callable[[Host, float], object]", seconds: float, host: Host) -> None:
+        """Not longer than until all is calm, and a process dies at once."""
+        if self.is_calm:
+            return
+        fault(host, max(0.1, min(seconds, self.calm_at - self.kernel.now)))
+        for life in (self.manager, host.gateway):
+            if life is not None and life.process.dies_in is not None:
+                life.process.dies_in = min(life.process.dies_in, self.random.choice((0, 1, 3, 10, 30)))
 
     def calm(self) -> None:
         """No faults from now on."""
@@ -344,13 +396,30 @@ class World:
 
     def look(self) -> None:
         """What must hold at every moment."""
-        for what in checks.live_without_deadline(checks.records(self.db).values()):
+        found = checks.records(self.db)
+        for what in checks.live_without_deadline(found.values()):
             self.report(what)
+        self._look_for_orphans(found.values())
         for host in self.hosts.values():
             if host.gateway is not None:
                 for what in self._bounds(host.gateway):
                     self.report(what)
         self.kernel.after(LOOK_EVERY_S, self.look)
+
+    def _look_for_orphans(self, found: Iterable[Record]) -> None:
+        """A live task has somebody who works on it: its host, which is here, knows it."""
+        orphans = {}
+        for record in found:
+            host = self.hosts.get(record.host_id or "")
+            gateway = None if host is None else host.gateway
+            is_here = record.disconnected_since is None and gateway is not None and gateway.link.is_talking
+            if is_here and record.started_at is not None and record.status in ON_A_HOST:
+                assert gateway is not None
+                if record.uid not in gateway.link._lines:
+                    orphans[record.uid] = self._orphans.get(record.uid, 0) + 1
+                    if orphans[record.uid] > 8:
+                        self.report(f"{record.id} is {record.status}, and its host does not know it")
+        self._orphans = orphans
 
     def _bounds(self, gateway: Gateway) -> list[str]:
         lines: list[Line] = list(gateway.link._lines.values())
@@ -409,11 +478,31 @@ class World:
         truths = list(self.truths.values())
         for what in (
             *checks.slots(self.db, found.values()),
+            *self._reasons(found.values()),
             *checks.logs(self.db, found, truths),
             *checks.inputs(self.db, truths),
             *checks.people(self.db, self.authors, found),
         ):
             self.report(what)
+
+    def _reasons(self, found: Iterable[Record]) -> Iterable[str]:
+        """An end is for the reason that it says."""
+        for record in found:
+            truth = self.truths.get(record.uid)
+            host = self.hosts.get(record.host_id or "")
+            match record.status:
+                case TaskState.COMPLETED:
+                    is_true = truth is not None and truth.has_finished and truth.code == 0
+                case TaskState.FAILED:
+                    is_true = record.reason == Reason.EXIT_NONZERO and truth is not None and truth.code not in (0, None)
+                case TaskState.LOST if record.reason == Reason.HOST_RESTARTED:
+                    is_true = host is not None and host.boots > 1
+                case TaskState.LOST if record.reason == Reason.SUPERVISOR_DIED:
+                    is_true = host is not None and host.killed_keepers > 0
+                case _:
+                    is_true = True
+            if not is_true:
+                yield f"{record.id} is {record.status}, {record.reason}: {record.detail}"
 
 
 def run(seed: int, *, verbose: bool = False) -> World:

@@ -57,6 +57,7 @@ def test_who_waits_for_us_is_named_by_descriptor():
         ({"MANAGER_DRAIN_S": "0"}, "MANAGER_DRAIN_S"),
         ({"MANAGER_DRAIN_S": "nan"}, "MANAGER_DRAIN_S"),
         ({"MANAGER_HOST_TTL_S": "10"}, "MANAGER_HOST_TTL_S"),
+        ({"MANAGER_HEARTBEAT_S": "0.1", "MANAGER_HOST_TTL_S": "2"}, "MANAGER_HOST_TTL_S"),
         ({"MANAGER_PORT_FILE": "/nowhere/at/all"}, "MANAGER_PORT_FILE"),
     ],
 )

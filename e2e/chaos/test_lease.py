@@ -4,9 +4,10 @@ import json
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 
-from e2e.chaos.world import Cookies, figures, host_in, processes
+from e2e.chaos.world import Cookies, a_world, figures, host_in, processes
 from e2e.harness import until
 from gateway.core.lease import KILL_BUDGET_MS
 from gateway.runtime import attempt as attempts
@@ -73,3 +74,33 @@ async def test_the_agents_of_a_gateway_that_is_dead_and_stays_dead_end_in_time_b
     assert min(over.values()) >= 0
     assert max(over.values()) < KILL_BUDGET_MS / 1000 + 0.5
     figures("gateway dead past the lease, seconds after the deadline", **over)
+
+
+async def test_a_task_is_lost_only_when_nothing_of_it_runs_any_more_and_may_run_elsewhere_then(tmp_path: Path):
+    """Fault 8 with a real manager. The host that has the task dies and stays dead; its agent does not obey. The
+    manager says `lost` after the agent's end, never before; tried again, it runs on another host, and at no moment in
+    two places.
+    """
+    settings = {"MANAGER_HOST_TTL_S": "6", "MANAGER_HEARTBEAT_S": "1.5", "MANAGER_HOST_GRACE_S": "1"}
+    async with a_world(tmp_path, manager_env=settings) as world:
+        task = await world.submit("ignores-term")
+        await world.wait_signed(task["id"])
+        await world.wait_lines(task["id"], 1)
+        await world.host.kill()
+        killed = time.monotonic()
+        died = lost = 0.0
+        await world.add_host("h2")
+        while not lost:
+            if not died and not any(seen.task == task["id"] for seen in processes()):
+                died = time.monotonic()
+            if (await world.api.task(task["id"]))["status"] == "lost":
+                lost = time.monotonic()
+            await anyio.sleep(0.05)
+        await world.api.json("POST", f"/api/tasks/{task['id']}/retry", {})
+        await until(lambda: len(world.signed(task["id"])) == 2, 30, "it runs again")
+        await world.api.abort(task["id"], kill=True)
+        ended = await world.api.wait_final(task["id"])
+
+    assert 0 < died < lost
+    assert (ended["status"], ended["attempt"]) == ("aborted", 2)
+    figures("host dead for good", agent_dead_after_s=died - killed, lost_after_s=lost - killed, overlap=0)

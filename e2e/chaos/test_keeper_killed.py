@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,43 @@ async def test_what_the_agent_of_a_killed_keeper_left_is_ended_by_the_next_gatew
 
     assert (ended["status"], ended["reason"]) == ("lost", "supervisor_died")
     figures("kill -9 keeper and gateway", all_gone_after_start_s=time.monotonic() - began)
+
+
+def bare() -> set[int]:
+    """Of what threw away its environment, the command line is left: its tag is this test process."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdecimal() and f"bare-{os.getpid()}".encode() in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("is_gateway_dead", [False, True], ids=["gateway lives", "gateway dead too"])
+async def test_with_a_cgroup_even_what_threw_away_its_environment_is_ended(world: World, is_gateway_dead: bool):
+    """Fault 3, the worst of them: own session, no parent, no environment, ignores TERM. Where the machine gives agents
+    a cgroup it is ended; where it does not, nobody can know it: that limit is documented, and asserted here.
+    """
+    task = await world.submit(f"--tag bare-{os.getpid()} double-forks --bare --stubborn --then hang")
+    await world.wait_signed(task["id"])
+    await world.wait_lines(task["id"], 1)
+    path = world.host.attempt_of(task["id"])
+    assert path is not None
+    has_cgroup = bool(json.loads((path / "state.json").read_text()).get("cgroup"))
+    left = await until(bare, 10, "it has thrown away its environment")
+    if is_gateway_dead:
+        await world.host.kill()
+    os.kill(world.host.keeper_of(task["id"]), signal.SIGKILL)
+    if is_gateway_dead:
+        await world.host.start()
+    ended = await world.api.wait_final(task["id"])
+    survivors = bare()
+    for pid in survivors:
+        os.kill(pid, signal.SIGKILL)
+
+    assert (ended["status"], ended["reason"]) == ("lost", "supervisor_died")
+    assert survivors == (set() if has_cgroup else left)
+    figures("kill -9 keeper, agent left no trace", cgroup=has_cgroup, survivors=len(survivors))
 
 
 # --- a pid that is another's by now -------------------------------------------------------------------

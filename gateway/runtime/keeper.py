@@ -37,6 +37,7 @@ Invariants
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # no stubs: `signal` without names for its numbers, which take long
 import binascii
 import ctypes
 import errno
@@ -78,6 +79,8 @@ MAX_WAITING = 8 * 1024 * 1024  # for an agent that does not read
 MAX_PEERS = 32
 RESERVE = 64 * 1024
 MIN_SECRET, MAX_SECRET = 6, 8 * 1024  # characters: what is shorter stands everywhere
+
+SIGNALS = tuple(int(number) for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP))
 
 MAX_GRACE_MS = 24 * 3600 * 1000
 
@@ -184,11 +187,11 @@ class CannotStart(Exception):
 # --- what is not kept -------------------------------------------------------------------------------------------
 
 
-def percent(text: bytes, safe: bytes) -> bytes:
+def percent(text: bytes, safe: bytes, form: bytes = b"%%%02X") -> bytes:
     plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~" + safe
     if not text.translate(None, plain):
         return text
-    return b"".join(bytes([byte]) if byte in plain else b"%%%02X" % byte for byte in text)
+    return b"".join(bytes([byte]) if byte in plain else form % byte for byte in text)
 
 
 def forms_of(secret: str) -> set[bytes]:
@@ -203,7 +206,7 @@ def forms_of(secret: str) -> set[bytes]:
     raw = secret.encode(errors="surrogateescape")
     for safe in (b"", b"/", b"!'()*"):
         url = percent(raw, safe)
-        forms |= {url, url.replace(b"%20", b"+"), re.sub(b"%..", lambda found: found[0].lower(), url)}
+        forms |= {url, url.replace(b"%20", b"+"), percent(raw, safe, b"%%%02x")}
     for before in (0, 1, 2):
         coded = binascii.b2a_base64(bytes(before) + raw, newline=False)
         inside = coded[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]  # what does not depend on its neighbours
@@ -654,10 +657,9 @@ def spawn(spec: Spec, libc: Libc, umask: int, stdout_file: int, cgroup: Cgroup |
             stage = "prepare"
             for fd, number in ((child_stdin, 0), (child_stdout, 1), (child_stderr, 2)):
                 os.dup2(fd, number)
-            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                if signal.getsignal(number) is not signal.SIG_DFL:
-                    signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            for number in SIGNALS:
+                _signal.signal(number, _signal.SIG_DFL)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
             os.umask(umask)
             if spec.nice:
                 os.nice(spec.nice)

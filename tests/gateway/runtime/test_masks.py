@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.agents.base import StdinMode, Stream
@@ -128,6 +128,7 @@ class InMemory(keeper.Journal):
         self.kept += [(line, flags) for line in masked]
 
 
+@settings(max_examples=20)  # of a megabyte each
 @given(
     st.lists(st.tuples(st.integers(-60, 60), st.sampled_from([SECRET, PLAIN, "aaaaaa", "\n"])), max_size=5),
     st.integers(1, keeper.CHUNK),

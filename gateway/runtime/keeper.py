@@ -158,8 +158,6 @@ class Spec:
         self.cgroup = None if said["cgroup"] is None else self.text(said["cgroup"])
         self.nice = int(said["nice"])
         self.oom_score_adj = None if said["oomScoreAdj"] is None else int(said["oomScoreAdj"])
-        if any(len(secret) > MAX_SECRET for secret in self.secrets):
-            raise ValueError("a secret that is too long")
         if not self.argv or not self.uid or self.stdin not in ("pipe", "once", "null"):
             raise ValueError("an empty argv, no uid or an unknown way of stdin")
         self.env[COOKIE] = self.uid
@@ -216,12 +214,15 @@ def forms_of(secret: str) -> set[bytes]:
 
 
 class Masks:
-    """Puts MASK in the place of secrets. One that has several lines is looked for line by line, too."""
+    """Puts MASK in the place of secrets. One that has several lines is looked for line by line, too; a very long one
+    in pieces, so that what is kept back at the end of a slice stays short.
+    """
 
     MASK = b"***"
 
     def __init__(self, secrets: list[str]) -> None:
-        texts = {text for secret in secrets for text in (secret, *secret.splitlines())}
+        whole = {text for secret in secrets for text in (secret, *secret.splitlines())}
+        texts = {text[start : start + MAX_SECRET] for text in whole for start in range(0, len(text), MAX_SECRET)}
         forms: set[bytes] = set()
         for text in texts:
             if len(text) >= MIN_SECRET and not text.isspace():

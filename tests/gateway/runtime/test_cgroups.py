@@ -1,9 +1,12 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gateway.runtime import keeper
-from gateway.runtime.cgroups import Cgroups
+from gateway.runtime.cgroups import Cgroups, end
 from tests.fakes.attempts import House
 
 
@@ -80,3 +83,55 @@ def test_a_cgroup_that_is_gone_is_empty(tmp_path: Path, missing: str):
 
     assert not keeper.kill_cgroup(path)
     keeper.remove_cgroup(path)
+
+
+OF_A_USER = """
+import sys
+from pathlib import Path
+
+import anyio
+
+from tests.fakes.attempts import House, survivors, wait_heard
+
+async def main():
+    with House(Path(sys.argv[1]) / "house", has_cgroups=True) as house:
+        keeper = await house.start("hides", "--then", "hang")
+        await wait_heard(keeper, b"left")
+        cgroup = Path(house.cgroups.path(keeper.uid))
+        inside = {int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()}
+        assert inside == set(survivors(keeper.uid)), inside
+        await keeper.stop("abort", 0)
+        await keeper.wait_gone()
+        assert not cgroup.exists()
+        print("all of it", len(inside))
+
+anyio.run(main)
+"""
+
+
+def test_a_user_divides_the_cgroup_that_a_service_manager_gave_him(tmp_path: Path):
+    """As systemd does it for a user's units: the directory and three files of it are his."""
+    own = Cgroups(tmp_path, is_wanted=True)
+    own.find()
+    assert own.place is not None, "run this test as root, on Linux 5.14 or newer"
+    given, home = own.place / f"given-{os.getpid()}", tmp_path / "home"
+    given.mkdir()
+    home.mkdir()
+    try:
+        for path in (home, given, *(given / f"cgroup.{name}" for name in ("procs", "threads", "subtree_control"))):
+            os.chown(path, 65534, 65534)
+        # He may read what root may, for the interpreter may be anywhere, and write what is his.
+        rights = [f"--{kind}-caps=-all,+dac_read_search" for kind in ("inh", "ambient")]
+        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *rights]
+        enter = f'echo 0 > {given}/cgroup.procs && exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", enter, "sh", *user, sys.executable, "-B", "-c", OF_A_USER, str(home)],
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=50,
+        )
+        assert done.stdout.endswith("all of it 4\n"), done.stderr
+    finally:
+        end(str(given))
